@@ -30,10 +30,14 @@ def reporting(run: Callable[[argparse.Namespace], int], of: str) -> Callable[[ar
     """The same, but for CallError, which is told; `of` stands before what the service says."""
 
     def reported(options: argparse.Namespace) -> int:
+        operation = f"{options.parser.prog.removeprefix('tidegate ')} {of.format(options)}".rstrip()
+        options.elsewhere = ()
         try:
-            return run(options)
+            code = run(options)
+            for each in options.elsewhere:
+                fail(one_line(f"{operation}: {each}"))
+            return code
         except CallError as error:
-            operation = f"{options.parser.prog.removeprefix('tidegate ')} {of.format(options)}".rstrip()
             if not error.details.get("missing") and not error.details.get("conflict"):
                 return report_call_error(operation, error, as_json=options.json)
             if options.json:
@@ -78,8 +82,10 @@ def stored(plain: Any, place: str) -> bytes:
 
 
 def of_all(options: argparse.Namespace, wish: Wish) -> tuple[list[Result], list[str]]:
-    """What came of it at each worker; which have not answered, and why. Raises CallError where none has; OperatorError."""
-    workers = wish_for(options, wish, "")["workers"]
+    """What came of it at each worker; which have not answered, and why. `options.elsewhere` says then what other hosts have.
+    Raises CallError where none has; OperatorError."""
+    told = wish_for(options, wish, "")
+    workers, options.elsewhere = told["workers"], told.get("elsewhere", ())
     failed = {worker: from_wire(each["error"]) for worker, each in workers.items() if "error" in each}
     if len(failed) == len(workers):
         raise next(iter(failed.values()))

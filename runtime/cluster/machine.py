@@ -6,7 +6,8 @@ host that was asleep, or cut off, takes nobody for lost: it has heard nothing of
 Rule 2: a host of which nothing new was heard during `LOST_BEATS` own beats is lost. That is a guess, and costs calls at most:
 who may append to the log of a shard is decided by the log.
 Rule 3: a shard is claimed when nobody who is there has it any longer, or `TAKE_BEATS` after that was due. Whoever says that he
-gives it is waited for: how long its calls may take to end is his to say.
+gives it is waited for: how long its calls may take to end is his to say. It is given when the next one has read what there is of
+it, so that its calls wait for the rest only; or after `AHEAD_BEATS`, if it is not.
 Rule 4: what somebody says of the placement is believed, unless reads of it say otherwise for `DOUBT_BEATS`. Then it is theirs to
 be wrong, or the record was put back to an older one; that is true where the older one could be replaced.
 Rule 5: the placement is replaced by whoever comes first in the order of ids of those who are there; the others wait a little
@@ -31,6 +32,10 @@ TURN_BEATS = 2
 """So much longer than the one before does each host wait before it replaces a placement that is out of date."""
 TAKE_BEATS = 20
 """After so many a shard is claimed from a host that should have given it."""
+AHEAD_BEATS = 600
+"""For so long, 5 minutes, a shard is kept for the next one to read what there is of it. Nobody waits for anything meanwhile."""
+LEAVING_AHEAD_BEATS = 3
+"""The same of a host that is about to stop, and has 4 s for all that it gives."""
 CLAIM_BEATS = 60
 """A claim that has not come to its end after so many is given up for one beat, and begins again."""
 RETURN_BEATS = 10
@@ -74,9 +79,13 @@ class MemberMachine:
         """The revision of which reads are that are older than `revision`, and since when all of them are."""
         self.target: frozenset[int] = frozenset()
         """What this host should claim, or keep."""
+        self.ahead: frozenset[int] = frozenset()
+        """What this host should have and another one serves: it should read what there is of it."""
         self.twin: Beat | None = None
         """Another process that says it is this host."""
         self._owned: frozenset[int] = frozenset()
+        self._ready: frozenset[int] = frozenset()
+        """What it has read ahead."""
         self._peers: dict[str, Peer] = {}
         self._echoed = self._echo = 0
         """How many own beats have come back, and the number of the last one."""
@@ -86,7 +95,8 @@ class MemberMachine:
         """Since when a new placement is due."""
         self._wanted_since: dict[int, int] = {}
         """By shard that this host should have and has not: since when it is claimed, or waits to be."""
-
+        self._kept_since: dict[int, int] = {}
+        """By shard that another host should have: since when it is kept for that one to read what there is."""
         self._given_up: dict[int, int] = {}
         """When the claim of a shard was given up the last time."""
 
@@ -163,6 +173,15 @@ class MemberMachine:
             return False
         self._owned = owned
         self._look()
+        return True
+
+    def has_read(self, shards: Iterable[int]) -> bool:
+        """Of those to be read `ahead`: what there is of these was read. Whether that is news."""
+        ready = frozenset(shards)
+        if ready == self._ready:
+            return False
+        self._wanted_since.update((shard, self._echoed) for shard in ready - self._ready if shard in self._wanted_since)
+        self._ready = ready
         return True
 
     def describes(self, door: str, version: str) -> bool:
@@ -252,7 +271,8 @@ class MemberMachine:
         """What is true now, under a new number for the message where one is given."""
         told = {} if number is None else {"number": number, "said": self.me.said + 1}
         serves, gives = (self._owned & self.target, self._owned - self.target) if not self.me.gone else ((), ())
-        has = {"serves": tuple(sorted(serves)), "gives": tuple(sorted(gives))}
+        ready = () if self.me.gone else self._ready & self.ahead
+        has = {"serves": tuple(sorted(serves)), "gives": tuple(sorted(gives)), "ready": tuple(sorted(ready))}
         return msgspec.structs.replace(self.me, revision=max(self.revision, 0), **told, **has)
 
     def _heard_own(self, beat: Beat) -> None:
@@ -345,7 +365,22 @@ class MemberMachine:
         may_claim = not self.is_behind
         self._wanted_since.update((shard, self._echoed) for shard in given & mine - owned - self.target)
         claimed = {shard for shard in sorted(mine - owned) if self._claims(shard, may_claim, has_another=shard in served | given)}
-        self.target = frozenset((mine & owned) | abandoned | claimed)
+        self.target = frozenset((mine & owned) | abandoned | claimed | self._kept(owned & self.target - mine - abandoned, live))
+        self.ahead = frozenset((mine & (served | given)) - owned - self.target)
+
+    def _kept(self, shards: Iterable[int], live: Mapping[str, Beat]) -> set[int]:
+        """Of those that others should have, who are there: what they have not read yet."""
+        assert self.placement is not None
+        patience = LEAVING_AHEAD_BEATS if self.me.leaving else AHEAD_BEATS
+        since = {shard: self._kept_since.get(shard, self._echoed) for shard in shards}
+        kept = set()
+        for shard, at in since.items():
+            next_one = live[self.placement.owners[shard]]
+            is_awaited = next_one.ready is not None and shard not in (*next_one.ready, *next_one.serves)
+            if is_awaited and self._echoed - at < patience:
+                kept.add(shard)
+        self._kept_since = since
+        return kept
 
     def _claims(self, shard: int, may_claim: bool, *, has_another: bool) -> bool:
         """Of a shard that this host should have and has not: whether it is to be claimed now, or still."""
@@ -354,7 +389,8 @@ class MemberMachine:
         if is_claimed:
             goes_on = waited < CLAIM_BEATS
         else:
-            goes_on = may_claim and self._given_up.get(shard) != self._echoed and (waited >= TAKE_BEATS or not has_another)
+            patience = TAKE_BEATS if shard in self._ready else AHEAD_BEATS + TAKE_BEATS
+            goes_on = may_claim and self._given_up.get(shard) != self._echoed and (waited >= patience or not has_another)
         if goes_on != is_claimed:
             self._wanted_since[shard] = self._echoed
         if is_claimed and not goes_on:
@@ -363,4 +399,5 @@ class MemberMachine:
 
 
 def _news(beat: Beat) -> tuple[object, ...]:
-    return beat.run, beat.door, beat.version, beat.weight, beat.serves, beat.gives, beat.leaving, beat.gone, beat.revision
+    of_shards = beat.serves, beat.gives, beat.ready
+    return beat.run, beat.door, beat.version, beat.weight, of_shards, beat.leaving, beat.gone, beat.revision

@@ -30,7 +30,7 @@ from tidegate.runtime.ending import end, within
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.counts import Labels, Value
 from tidegate.runtime.wire.supervisor_messages import Problem
-from tidegate.shard.replicated.servers import ANSWER_S, check_open, close, connect
+from tidegate.shard.replicated.servers import ANSWER_S, check_open, close, connect, said_by
 
 log = logging.getLogger("tidegate")
 
@@ -79,7 +79,7 @@ class Membership:
             except OperatorError as error:
                 self.problem = f"{error.operation} {error.place}: {error.problem}"
             except _FAULTS as error:
-                self.problem = repr(error)
+                self.problem = said_by(error)
             except (
                 Exception
             ) as error:  # A fault of the client's, or of ours, must not take this host out of the cluster for good.
@@ -99,10 +99,12 @@ class Membership:
         await self._say(client, self.machine.last_word())
         await client.flush(timeout=1)
 
-    def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
-        """Of this host: what its workers have, where its door is, and of the app which version they run."""
+    def is_now(self, shards: frozenset[int], ready: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, what they have read ahead, where its door is, and of the app which version they
+        run."""
         described = self.machine.describes(door, version)
-        if self.machine.owns(shards) or described:
+        has_read = self.machine.has_read(ready)
+        if self.machine.owns(shards) or has_read or described:
             self._news()
 
     def load_is(self, calls_per_s: Mapping[int, float]) -> None:
@@ -120,8 +122,16 @@ class Membership:
     def target(self) -> frozenset[int]:
         return self.machine.target
 
+    @property
+    def ahead(self) -> frozenset[int]:
+        return self.machine.ahead
+
     def homes(self) -> dict[int, str]:
         return self.machine.homes()
+
+    def elsewhere(self) -> dict[int, str]:
+        live = self.machine.live()
+        return {shard: f"{live[id].name} ({live[id].listen})" for shard, id in self.machine.homes().items()}
 
     def doors(self) -> dict[str, str]:
         return self.machine.doors()
@@ -264,7 +274,7 @@ class Membership:
         if self._failing_since is None:
             self._failing_since = now
         elif now - self._failing_since > FAILING_S:
-            self._complain(f"cluster {self._cluster}: the placement cannot be read or written: {error!r}")
+            self._complain(f"cluster {self._cluster}: the placement cannot be read or written: {said_by(error)}")
 
     async def _read(self, record: PlacementRecord) -> None:
         found = await record.read()
@@ -294,7 +304,7 @@ def prepare_to_join(servers: Sequence[str], cluster: str, id: str) -> str:
         secret, there = asyncio.run(ask())
     except _FAULTS as error:
         hint = "see that JetStream is enabled and that enough servers of the cluster run"
-        raise OperatorError("join the cluster", cluster, repr(error), hint, passes=True) from error
+        raise OperatorError("join the cluster", cluster, said_by(error), hint, passes=True) from error
     if (twin := there.get(id)) is not None:
         hint = "stop that one; or, if this data directory is a copy of its, start with an empty one"
         raise OperatorError("join the cluster", cluster, f"a host of this id ({id}, {twin.name}) is there already", hint)

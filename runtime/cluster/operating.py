@@ -6,6 +6,7 @@ Each blocks, and raises OperatorError.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -13,17 +14,19 @@ from typing import TypeVar
 
 import msgspec
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.cluster.bucket import PlacementRecord
-from tidegate.runtime.cluster.load import Balance, balance, exchanged, measured_load
+from tidegate.runtime.cluster.load import Balance, ShardMove, balance, exchanged, measured_load
 from tidegate.runtime.cluster.machine import BEAT_S
 from tidegate.runtime.cluster.membership import listen
-from tidegate.runtime.cluster.picture import LogShown, Picture, SnapshotShown, picture
-from tidegate.runtime.cluster.records import Beat, ClusterPlacement
+from tidegate.runtime.cluster.picture import LogShown, Picture, SnapshotShown, host_names, picture
+from tidegate.runtime.cluster.placement import in_the_end
+from tidegate.runtime.cluster.records import Beat, ClusterPlacement, PlacedHost
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import find_founded
-from tidegate.shard.replicated.servers import close, connect
+from tidegate.shard.replicated.servers import START_PAUSE_S, close, connect, said_by
 from tidegate.shard.replicated.snapshot_listing import KeptOfShard, kept_of_shards
 from tidegate.shard.replicated.snapshot_wishes import wish_for_snapshots
 from tidegate.shard.replicated.worker_log import stream_name
@@ -33,10 +36,13 @@ LISTEN_S = 2.5 * BEAT_S
 """Each host that is there says something in that time."""
 _LOGS_S = 5.0
 """For so long servers are asked what they keep of shards; then the rest is not known."""
+PASSING_S = 10.0
+"""For so long what servers refuse is asked again: a leader that is replaced takes 4 s."""
 _WRITE_TRIES = 20
 _HINT = "see that JetStream is enabled and that enough servers of the cluster run"
 
 T = TypeVar("T")
+Edit = Callable[[ClusterPlacement, Mapping[str, Beat]], ClusterPlacement]
 
 
 def look(servers: Sequence[str], cluster: str) -> Picture:
@@ -107,9 +113,7 @@ def hosts_there(servers: Sequence[str], cluster: str) -> tuple[int, list[str]]:
     return asked(servers, cluster, ask)
 
 
-def change(
-    servers: Sequence[str], cluster: str, edit: Callable[[ClusterPlacement, Mapping[str, Beat]], ClusterPlacement]
-) -> ClusterPlacement:
+def change(servers: Sequence[str], cluster: str, edit: Edit) -> ClusterPlacement:
     """Replaces the placement by what `edit` makes of it and of who is there; again, where a host was faster."""
 
     async def ask(client: Client) -> ClusterPlacement:
@@ -125,9 +129,32 @@ def change(
     return asked(servers, cluster, ask)
 
 
-def balance_load(servers: Sequence[str], cluster: str, for_s: float) -> tuple[Balance, dict[str, str]]:
-    """Measures the load of shards for so long, and has those exchanged for which it is worth it; what was found, and the names of
-    hosts by id. Raises OperatorError also while shards are under way."""
+def foresee(servers: Sequence[str], cluster: str, edit: Edit) -> tuple[tuple[ShardMove, ...], dict[str, str]]:
+    """Which shards would move in the end, if `change` were given that, and hosts neither came nor went; and the names of hosts by
+    id. Nothing is changed."""
+
+    async def ask(client: Client) -> tuple[tuple[ShardMove, ...], dict[str, str]]:
+        record = await _record(client, cluster)
+        live = await listen(client, cluster, LISTEN_S)
+        placement, _ = await record.read()
+        return moves_of(placement, edit(placement, live), live), host_names(placement, live)
+
+    return asked(servers, cluster, ask)
+
+
+def moves_of(placement: ClusterPlacement, edited: ClusterPlacement, live: Mapping[str, Beat]) -> tuple[ShardMove, ...]:
+    """Who waits after a loss gets nothing yet."""
+    waits = {id for id, loss in edited.losses.items() if id in live and live[id].run == loss.run and id not in edited.hosts}
+    present = {id: PlacedHost(beat.name, beat.weight, beat.run) for id, beat in live.items() if id not in waits}
+    leaving = {id for id, beat in live.items() if beat.leaving}
+    goals = in_the_end(edited, present, leaving).owners
+    each = enumerate(zip(placement.owners, goals, strict=True))
+    return tuple(ShardMove(shard, owner, goal) for shard, (owner, goal) in each if owner != goal)
+
+
+def balance_load(servers: Sequence[str], cluster: str, for_s: float, *, is_tried: bool = False) -> tuple[Balance, dict[str, str]]:
+    """Measures the load of shards for so long, and has those exchanged for which it is worth it (`is_tried`: has nothing
+    exchanged); what was found, and the names of hosts by id. Raises OperatorError also while shards are under way."""
 
     async def ask(client: Client) -> tuple[Balance, dict[str, str]]:
         record = await _record(client, cluster)
@@ -140,7 +167,7 @@ def balance_load(servers: Sequence[str], cluster: str, for_s: float) -> tuple[Ba
                 hint = "wait until they have arrived: tidegate cluster status"
                 raise OperatorError("balance the load of", cluster, "shards are under way, or not served", hint, passes=True)
             found = balance(placement, measured_load(beats, len(placement.owners)), live)
-            if not found.moves or await record.replace(exchanged(placement, found.moves), revision):
+            if is_tried or not found.moves or await record.replace(exchanged(placement, found.moves), revision):
                 return found, {id: beat.name for id, beat in live.items()}
         raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
 
@@ -152,14 +179,14 @@ async def _record(client: Client, cluster: str) -> PlacementRecord:
 
 
 def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitable[T]]) -> T:
-    """What `ask` says of it."""
+    """What `ask` says of it; it is asked again where servers refuse what they may do in a moment."""
 
     async def run() -> T:
         client = await connect(servers)
         try:
-            return await ask(client)
+            return await _patiently(client, ask)
         except (nats.errors.Error, OSError) as error:
-            raise OperatorError("ask the cluster", cluster, repr(error), _HINT, passes=True) from error
+            raise OperatorError("ask the cluster", cluster, said_by(error), _HINT, passes=True) from error
         except msgspec.MsgspecError as error:
             hint = "see that this version of Tidegate is that of its hosts"
             raise OperatorError("read the placement of", cluster, str(error), hint) from error
@@ -167,3 +194,18 @@ def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitabl
             await close(client)
 
     return asyncio.run(run())
+
+
+async def _patiently(client: Client, ask: Callable[[Client], Awaitable[T]]) -> T:
+    clock = asyncio.get_running_loop().time
+    give_up_at = math.inf
+    while True:
+        try:
+            return await ask(client)
+        except (nats.js.errors.NotFoundError, nats.js.errors.BadRequestError):
+            raise  # So it will be in a moment, too.
+        except (nats.errors.Error, OSError):
+            give_up_at = min(give_up_at, clock() + PASSING_S)
+            if client.is_closed or clock() >= give_up_at:
+                raise
+        await asyncio.sleep(START_PAUSE_S)

@@ -76,7 +76,7 @@ def picture(placement: ClusterPlacement, live: Mapping[str, Beat], logs: Mapping
         for shard in beat.serves:
             if shard < len(placement.owners) and (shard not in serving or placement.owners[shard] == id):
                 serving[shard] = id
-    names = _names(placement, live)
+    names = host_names(placement, live)
     shards = tuple(
         ShardShown(
             shard,
@@ -91,7 +91,7 @@ def picture(placement: ClusterPlacement, live: Mapping[str, Beat], logs: Mapping
     return Picture(tuple(_problems(placement, live, serving, names)), hosts, shards)
 
 
-def _names(placement: ClusterPlacement, live: Mapping[str, Beat]) -> dict[str, str]:
+def host_names(placement: ClusterPlacement, live: Mapping[str, Beat]) -> dict[str, str]:
     """By id. Two of one name are told apart."""
     known = {id: host.name for id, host in placement.losses.items()}
     known |= {id: host.name for id, host in placement.hosts.items()} | {id: beat.name for id, beat in live.items()}

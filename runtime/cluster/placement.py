@@ -99,6 +99,18 @@ def next_placement(
     return msgspec.structs.replace(placement, owners=tuple(owners), hosts=dict(sorted(present.items())), losses=losses)
 
 
+def in_the_end(
+    placement: ClusterPlacement, present: Mapping[str, PlacedHost], leaving: Set[str] = frozenset()
+) -> ClusterPlacement:
+    """What its steps come to, where these hosts are there, and stay, and each shard arrives where it should be."""
+    for _ in placement.owners:
+        serving = dict(enumerate(placement.owners))
+        if (following := next_placement(placement, present, serving, leaving=leaving)) == placement:
+            break
+        placement = following
+    return placement
+
+
 def _lost_again(id: str, host: PlacedHost, placement: ClusterPlacement) -> Loss:
     before = placement.losses.get(id)
     times = before.times if before is not None and before.run == host.run else 0

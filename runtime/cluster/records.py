@@ -45,6 +45,9 @@ class Beat(msgspec.Struct, frozen=True):
     """The shards whose calls it answers now, in order."""
     gives: tuple[int, ...] = ()
     """Those whose calls it answers no longer, and that nobody else may have yet."""
+    ready: tuple[int, ...] | None = None
+    """Those that it is to have and that another host still serves, of which it has read what there is: that may give them, in
+    order. None: by an older version, which reads nothing before a shard was given."""
     revision: int = 0
     """Of the newest placement that it has read."""
     leaving: bool = False

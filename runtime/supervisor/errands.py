@@ -6,7 +6,8 @@ Guarantee: each is ended once: by its worker's answer, or because that worker is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,15 @@ class Errands:
     """Under way, by number. Numbers are below those of replacements, which begin at 1."""
 
     def __init__(
-        self, shards: int, workers: int, owner: Callable[[int], int | None], ended: Callable[[int, Ended], None]
+        self,
+        shards: int,
+        workers: int,
+        owner: Callable[[int], int | None],
+        ended: Callable[[int, Ended], None],
+        elsewhere: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
-        """`owner`: the worker of a shard; None: none of this host."""
-        self._shards, self._workers, self._owner_of = shards, workers, owner
+        """`owner`: the worker of a shard; None: none of this host. `elsewhere`: by shard which other host serves it, in words."""
+        self._shards, self._workers, self._owner_of, self._elsewhere = shards, workers, owner, elsewhere
         self._ended = ended
         self._numbers = itertools.count(-1, -1)
         self._with: dict[int, Any] = {}
@@ -63,10 +69,19 @@ class Errands:
         class_name, _, name = target.partition("/")
         if problem := check_object_id(class_name, name):
             raise BadRequest(f"{problem}; an object is named CLASS/NAME")
-        worker = self._owner_of(shard_of_slot(slot_of(class_name, name), self._shards))
+        shard = shard_of_slot(slot_of(class_name, name), self._shards)
+        worker = self._owner_of(shard)
+        if worker is None and (host := self._elsewhere().get(shard)) is not None:
+            raise Unavailable(f"its shard, {shard}, is served by the host {host}: give this there")
         if worker is None:
-            raise Unavailable("no worker of this host has the object now; ask the host that has its shard")
+            raise Unavailable(f"its shard, {shard}, is on its way, or nobody serves it: ask again")
         return worker
+
+    def _notes(self) -> list[str]:
+        """Of each other host: that what it has is not known here."""
+        served = Counter(self._elsewhere().values())
+        says = "the host {} serves {} of {} shards, whose objects it knows alone: give this there, too"
+        return [says.format(host, count, self._shards) for host, count in sorted(served.items())]
 
     def _ask_owners(self, number: int, command: Command, wish: OF_MANY, send: Callable[[int, Administer], Any]) -> None:
         """Each worker is asked for its own objects; what they say is put together in the order that was asked for."""
@@ -103,7 +118,7 @@ class Errands:
         def ended(worker: int, ended: Ended) -> None:
             told[str(worker)] = {"error": ended.error} if ended.error is not None else {"result": ended.result}
             if len(told) == len(workers):
-                self._ended(number, Ended((), result={"workers": told}))
+                self._ended(number, Ended((), result={"workers": told, "elsewhere": self._notes()}))
 
         for worker in workers:
             part = self.number()

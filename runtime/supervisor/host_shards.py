@@ -20,12 +20,14 @@ class _Worker:
         self.is_there = False
         self.has_said = False
         self.told: frozenset[int] = frozenset()
+        self.told_ahead: frozenset[int] = frozenset()
         self.number = 0
         """Of what it was told last."""
         self.owned: frozenset[int] = frozenset()
         self.stopped: Mapping[int, str] = {}
+        self.ready: frozenset[int] = frozenset()
         self.held: frozenset[int] = frozenset()
-        """What it may have claimed, or be about to claim."""
+        """What it may have claimed, or be about to claim, or whose files it may read and write."""
 
 
 class HostShards:
@@ -34,7 +36,8 @@ class HostShards:
         self.shards = shards
         self._workers = [_Worker() for _ in range(workers)]
         self._dealt: dict[int, int] = {}
-        """By shard of the target: the worker that is to have it."""
+        """By shard of the target, and of those to be read ahead: the worker that is to have it."""
+        self._ahead: frozenset[int] = frozenset()
         self._numbers = 0
         self.set_target(range(shards) if target is None else target)
 
@@ -42,7 +45,12 @@ class HostShards:
 
     @property
     def target(self) -> frozenset[int]:
-        return frozenset(self._dealt)
+        return frozenset(self._dealt) - self._ahead
+
+    @property
+    def ready(self) -> frozenset[int]:
+        """Of those to be read ahead: what is there of them was read."""
+        return self._ahead & frozenset[int]().union(*(worker.ready for worker in self._workers))
 
     @property
     def owned(self) -> frozenset[int]:
@@ -57,17 +65,25 @@ class HostShards:
     @property
     def stopped(self) -> dict[int, str]:
         """What this host is to have and has not, and why."""
-        return {shard: why for worker in self._workers for shard, why in worker.stopped.items() if shard in self._dealt}
+        return {shard: why for worker in self._workers for shard, why in worker.stopped.items() if shard in self.target}
 
     def of(self, worker: int) -> frozenset[int]:
         """What a worker is to have now."""
+        return self._free_for(worker) - self._ahead
+
+    def ahead_of(self, worker: int) -> frozenset[int]:
+        """What a worker is to read ahead now."""
+        return self._free_for(worker) & self._ahead
+
+    def _free_for(self, worker: int) -> frozenset[int]:
+        """What was dealt to it, and no other holds."""
         others = [each.held for index, each in enumerate(self._workers) if index != worker]
         return frozenset(s for s, index in self._dealt.items() if index == worker and not any(s in held for held in others))
 
     def serving(self, shard: int) -> int | None:
         """The worker to which calls of the shard go, also while it is being started. None: it is on its way, or not ours."""
         index = self._dealt.get(shard)
-        if index is None:
+        if index is None or shard in self._ahead:
             return None
         worker = self._workers[index]
         if not worker.is_there:
@@ -77,10 +93,12 @@ class HostShards:
 
     # Events
 
-    def set_target(self, target: Iterable[int]) -> None:
+    def set_target(self, target: Iterable[int], ahead: Iterable[int] = ()) -> None:
         """Deals them to the workers: each stays where it is, new ones go to who has the fewest, and then nobody has two more than
-        another."""
-        wanted = frozenset(target)
+        another. `ahead`: shards that are to be part of the target next; what their logs have is read meanwhile."""
+        target = frozenset(target)
+        self._ahead = frozenset(ahead) - target
+        wanted = target | self._ahead
         if outside := {shard for shard in wanted if not 0 <= shard < self.shards}:
             raise ValueError(f"the cluster has {self.shards} shards, and not {min(outside)}")
         self._dealt = {shard: worker for shard, worker in self._dealt.items() if shard in wanted}
@@ -116,7 +134,7 @@ class HostShards:
         if not each.is_there:
             return
         each.has_said = True
-        each.owned, each.stopped = frozenset(message.shards), message.stopped
+        each.owned, each.stopped, each.ready = frozenset(message.shards), message.stopped, frozenset(message.ready)
         if message.number >= each.number:
             each.held = each.owned.union(message.busy, message.stopped)
         else:  # It has not heard the newest yet.
@@ -126,12 +144,12 @@ class HostShards:
         """What these workers, which listen, are to be told, since it is news for them. `give_s`: see `OwnShards`."""
         orders = []
         for index in workers:
-            worker, shards = self._workers[index], self.of(index)
-            if worker.is_there and shards != worker.told:
+            worker, shards, ahead = self._workers[index], self.of(index), self.ahead_of(index)
+            if worker.is_there and (shards, ahead) != (worker.told, worker.told_ahead):
                 self._numbers += 1
-                worker.told, worker.number = shards, self._numbers
-                worker.held |= shards
-                orders.append((index, OwnShards(self._numbers, tuple(sorted(shards)), give_s)))
+                worker.told, worker.told_ahead, worker.number = shards, ahead, self._numbers
+                worker.held |= shards | ahead
+                orders.append((index, OwnShards(self._numbers, tuple(sorted(shards)), give_s, tuple(sorted(ahead)))))
         return orders
 
     def check_invariants(self) -> None:

@@ -18,14 +18,22 @@ class Member(Protocol):
     def target(self) -> frozenset[int]:
         """Which shards this host is to have."""
 
+    @property
+    def ahead(self) -> frozenset[int]:
+        """Which it is to have next, and another serves still: what their logs have is to be read meanwhile."""
+
     def homes(self) -> dict[int, str]:
         """Which other host serves a shard, by shard."""
 
     def doors(self) -> dict[str, str]:
         """Where the other hosts that are there take calls of hosts, by id."""
 
-    def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
-        """Of this host: what its workers have, where its door is (empty: nowhere now), and of the app which version they run."""
+    def elsewhere(self) -> dict[int, str]:
+        """Which other host serves a shard, by shard: its name, and where its clients connect, for operators."""
+
+    def is_now(self, shards: frozenset[int], ready: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, what they have read ahead, where its door is (empty: nowhere now), and of the app
+        which version they run."""
 
     def load_is(self, calls_per_s: Mapping[int, float]) -> None:
         """Of this host, by shard."""

@@ -337,10 +337,10 @@ class Supervision:
         """A process is about to open the shards of that seat: these. None: those of its spec."""
         return None if self.shards is None else self.shards.open(seat)
 
-    def set_shards(self, target: Iterable[int]) -> list[Effect]:
-        """What this host is to have of a cluster from now on."""
+    def set_shards(self, target: Iterable[int], ahead: Iterable[int] = ()) -> list[Effect]:
+        """What this host is to have of a cluster from now on, and what next."""
         assert self.shards is not None
-        self.shards.set_target(target)
+        self.shards.set_target(target, ahead)
         self._shards_changed()
         return self._taken_effects()
 

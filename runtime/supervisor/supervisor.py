@@ -179,7 +179,13 @@ class Supervisor:
         }
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
         workers, shards = len(service.placement.workers), len(service.placement.owners)
-        self._errands = Errands(shards, workers, lambda shard: self.supervision.owner(shard), self._errand_ended)
+        self._errands = Errands(
+            shards,
+            workers,
+            lambda shard: self.supervision.owner(shard),
+            self._errand_ended,
+            lambda: {} if self._member is None else self._member.elsewhere(),
+        )
         self._audit = AuditLog(service.directory.path, service.directory.start)
         self._edits: dict[int, tuple[str, AuditedValues]] = {}
         """By errand: the name of the edit that it makes, and which values are told."""
@@ -370,7 +376,7 @@ class Supervisor:
         self._obey(
             [
                 *self.supervision.elsewhere_is(self._member.homes(), self._member.doors()),
-                *self.supervision.set_shards(self._member.target),
+                *self.supervision.set_shards(self._member.target, self._member.ahead),
             ]
         )
 
@@ -378,7 +384,8 @@ class Supervisor:
         """Others may have to hear of what has become of this host."""
         if self._member is not None and self.supervision.shards is not None:
             version = app_version(self.supervision) or ""
-            self._member.is_now(self.supervision.shards.owned, self.supervision.door_endpoint, version)
+            shards = self.supervision.shards
+            self._member.is_now(shards.owned, shards.ready, self.supervision.door_endpoint, version)
 
     # Children
 

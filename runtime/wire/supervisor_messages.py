@@ -212,6 +212,8 @@ class OwnShards(msgspec.Struct, frozen=True, tag="own"):
     shards: tuple[int, ...]
     give_s: float
     """For so long calls may take that have begun in a shard which goes; then they are reset."""
+    ahead: tuple[int, ...] = ()
+    """Shards that it is to have next, and that another host still serves: it reads what their logs have so far."""
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
@@ -356,9 +358,11 @@ class Owned(msgspec.Struct, frozen=True, tag="owned"):
     shards: tuple[int, ...]
     """Which it has claimed and serves, or is about to give. Whatever has left them it has let go."""
     busy: tuple[int, ...] = ()
-    """Which it is taking or giving."""
+    """Which it is taking, giving or reading ahead."""
     stopped: dict[int, str] = {}
     """Which it is to have and has not, and why."""
+    ready: tuple[int, ...] = ()
+    """Of those to be read ahead: it has, as far as that can be had, and uses their files no longer."""
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from nats.js.errors import KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, check_fence, close, connect
+from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, check_fence, close, connect, said_by
 from tidegate.shard.replicated.stream import ShardStream, is_used
 from tidegate.shard.replicated.worker_log import stream_name
 
@@ -102,7 +102,7 @@ async def patiently(
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:  # Servers that may just have found each other.
                 if asyncio.get_running_loop().time() >= give_up_at:
                     hint = "see that JetStream is enabled and that enough servers of the cluster run"
-                    raise OperatorError("found the cluster", name, repr(error), hint, passes=True) from error
+                    raise OperatorError("found the cluster", name, said_by(error), hint, passes=True) from error
             await _pause()
     finally:
         await close(client)

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.addresses import without_credentials
@@ -63,6 +64,21 @@ _decode_answer = msgspec.json.Decoder(ApiAnswer).decode
 encode = msgspec.json.encode
 
 
+def said_by(error: BaseException) -> str:
+    """What went wrong, in words for operators: what the server said, where it said anything. (The client's own errors are mostly
+    names of classes without a word.)"""
+    if isinstance(error, nats.js.errors.APIError):
+        number = f" ({error.err_code})" if error.err_code else ""
+        if error.description:
+            return f"{error.description}{number}"
+        if isinstance(error, nats.js.errors.ServiceUnavailableError):
+            return "JetStream does not answer: it is not enabled there, or has no leader just now"
+    if isinstance(error, TimeoutError):
+        return "there was no answer in time"
+    said = str(error).removeprefix("nats: ")
+    return said or type(error).__name__
+
+
 def check_version(version: tuple[int, int, int], server: str) -> None:
     if version < ENGINE_VERSION_MIN:
         found, least = (".".join(map(str, each)) for each in (version, ENGINE_VERSION_MIN))
@@ -105,7 +121,8 @@ async def _connect(servers: Sequence[str]) -> Client:
     except TimeoutError:
         await close(client)
         hint = "start nats-server there, or see whether its address is right"
-        raise OperatorError("connect to", ", ".join(without_credentials(servers)), repr(quiet.last), hint, passes=True) from None
+        problem = "nobody answers" if quiet.last is None else said_by(quiet.last)
+        raise OperatorError("connect to", ", ".join(without_credentials(servers)), problem, hint, passes=True) from None
 
 
 async def _dial(client: Client, servers: Sequence[str], quiet: _Quiet) -> None:
@@ -139,10 +156,14 @@ class _Quiet:
         self.last = error
 
 
+def _last_said(client: Client) -> str:
+    return "nobody says why" if client.last_error is None else said_by(client.last_error)
+
+
 def check_open(client: Client, place: str) -> None:
     """Raises OperatorError where the client has given up for good, as it does at nearly every error that a server names."""
     if client.is_closed:
-        problem = f"the connection was closed for good: {client.last_error!r}"
+        problem = f"the connection was closed for good: {_last_said(client)}"
         hint = "see the log of the server; whoever wants the shard opens its log again"
         raise OperatorError("speak with nats-server", place, problem, hint)
 
@@ -152,7 +173,7 @@ async def ask(client: Client, what: str, request: dict[str, Any]) -> ApiAnswer:
         return _decode_answer((await client.request(f"$JS.API.{what}", encode(request), timeout=ANSWER_S)).data)
     except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
         check_open(client, what)
-        return ApiAnswer(EngineError(description=repr(error)))
+        return ApiAnswer(EngineError(description=said_by(error)))
 
 
 async def ask_patiently(
@@ -201,7 +222,7 @@ async def _try_fence(client: Client, replicas: int, fence: str, tries: list[str]
                 message = await client.request(subjects[at], b"fence", timeout=ANSWER_S, headers=headers)
                 answer = decode_publish_answer(message.data)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
-                tries.append(repr(error))
+                tries.append(said_by(error))
                 return False
             if answer.error is None and expected == WRONG_SEQUENCE:
                 raise OperatorError(

@@ -22,7 +22,8 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark
-from tidegate.shard.replicated.servers import close, connect
+from tidegate.shard.replicated.servers import said_by
+from tidegate.shard.replicated.shared_client import SharedClient
 from tidegate.shard.replicated.snapshot import NewestSnapshot, SnapshotManifest, SnapshotPolicy, is_due
 from tidegate.shard.replicated.snapshot_listing import newest_whole
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream, size_of
@@ -44,7 +45,6 @@ class SnapshotKeeper:
         now: Callable[[], float] = time.time,
     ) -> None:
         """Asks nobody yet. Has to be closed. `stream_of`: the name of a shard's stream. `now`: Unix time."""
-        self._servers = servers
         self._cluster = cluster
         self._words = words
         self._policy = policy
@@ -54,9 +54,8 @@ class SnapshotKeeper:
         """Of shards that were asked for."""
         self._closing = threading.Lock()
         """Never held while somebody waits for servers."""
-        self._connecting = threading.Lock()
         self._thread: LogThread | None = None
-        self._client: Client | None = None
+        self._client = SharedClient(servers, self._hear)
         self._is_closed = False
         self._heard: Heard | None = None
 
@@ -116,7 +115,7 @@ class SnapshotKeeper:
         with self._closing:
             self._is_closed = True
             if self._thread is not None:
-                self._thread.close(self._end)
+                self._thread.close(self._client.close)  # It may have MiB for a server that reads nothing any more.
 
     def _open(self) -> tuple[LogThread, Client]:
         with self._closing:
@@ -125,28 +124,19 @@ class SnapshotKeeper:
             if self._thread is None:
                 self._thread = LogThread(self._closed, "tidegate-snapshots")
             thread = self._thread
-        with self._connecting:
-            if (client := self._client) is None or client.is_closed:
-                client = thread.wait(self._connect())
-            return thread, client
-
-    async def _connect(self) -> Client:
-        """`close` finds what was opened here, whoever waits for it."""
-        client = self._client = await connect(self._servers)
-        await self._hear(client)
-        return client
+        return thread, thread.wait(self._client.get())
 
     def _find_newest(self, thread: LogThread, client: Client, shard: int, created: str) -> SnapshotManifest | None:
         snapshots = SnapshotStream(client, self._cluster)
         return thread.wait(newest_whole(snapshots, shard, created, thread.wait(snapshots.listed(shard))))
 
     async def _hear(self, client: Client) -> None:
-        """Raises OperatorError."""
+        """Wishes. Raises OperatorError."""
         try:
             await client.subscribe(wishes_of(self._cluster), cb=self._answer)
         except nats.errors.Error as error:
             hint = "it goes on by itself"
-            raise OperatorError("hear wishes of", self._cluster, repr(error), hint, passes=True) from error
+            raise OperatorError("hear wishes of", self._cluster, said_by(error), hint, passes=True) from error
 
     async def _answer(self, message: Msg) -> None:
         try:
@@ -162,10 +152,6 @@ class SnapshotKeeper:
 
     def _closed(self) -> LogBroken:
         return LogBroken("take snapshots of", self._cluster, "the log was closed", "open it again")
-
-    async def _end(self) -> None:
-        if self._client is not None:
-            await close(self._client)  # It may have MiB for a server that reads nothing any more.
 
 
 def _newest(manifest: SnapshotManifest) -> NewestSnapshot:

@@ -22,7 +22,16 @@ from nats.aio.client import Client
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.answers import decode_publish_answer, publish_event
 from tidegate.shard.replicated.owner import Acknowledged, LogRefused, PublishUnanswered
-from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, ApiAnswer, ask_patiently, check_open, encode
+from tidegate.shard.replicated.servers import (
+    ANSWER_S,
+    START_PAUSE_S,
+    START_S,
+    ApiAnswer,
+    ask_patiently,
+    check_open,
+    encode,
+    said_by,
+)
 from tidegate.shard.replicated.settings import snapshots_settings, wrong_settings
 from tidegate.shard.replicated.snapshot import SnapshotName, SnapshotRoom, StreamSize, parse_name
 
@@ -154,7 +163,7 @@ class SnapshotStream:
                 is_full = isinstance(event, LogRefused) or (isinstance(event, PublishUnanswered) and event.no_room)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
                 check_open(self._client, self.name)
-                said, is_full = repr(error), False
+                said, is_full = said_by(error), False
             is_open = True
             if is_full or asyncio.get_running_loop().time() >= give_up_at:
                 raise OperatorError("store a snapshot in", self.name, said, hint, passes=True)
@@ -171,7 +180,7 @@ class SnapshotStream:
                     return message.data
             except (nats.errors.Error, OSError) as error:
                 check_open(self._client, self.name)
-                said = repr(error)
+                said = said_by(error)
             waited_s = asyncio.get_running_loop().time() - began_at
             if said and waited_s >= START_S:
                 hint = "see that most of the servers run and find each other"

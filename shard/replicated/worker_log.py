@@ -31,6 +31,7 @@ from tidegate.shard.replicated.mark import decode_mark, encode_mark
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.servers import close, connect
 from tidegate.shard.replicated.shard_log import LogCounts, LogShutOut, ShardLog
+from tidegate.shard.replicated.shared_client import SharedClient
 from tidegate.shard.replicated.snapshot import SnapshotPolicy
 from tidegate.shard.replicated.snapshot_fetching import fetch_snapshot
 from tidegate.shard.replicated.snapshot_keeper import SnapshotKeeper
@@ -69,7 +70,7 @@ class WorkerLog(WithoutSegments):
         self._reading = threading.Lock()
         self._reader: LogThread | None = None
         """Where what is lacking is read of shards that are taken."""
-        self._reader_client: Client | None = None
+        self._reader_client = SharedClient(servers)
         self.snapshots = SnapshotKeeper(servers, cluster, words, policy, partial(stream_name, cluster))
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
@@ -81,6 +82,14 @@ class WorkerLog(WithoutSegments):
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         """As `claim`, of one shard, while others are appended to; on any thread. `applied` is told in one thread after the other.
         Raises LogBroken when it is closed, or can never append again."""
+        reached = self.follow(shard, mark, applied)
+        if isinstance(reached, ShardDamaged):
+            return reached
+        assert self._client is not None
+        return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
+
+    def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
+        """Reads what its stream has, and disturbs no owner; the mark of a state that has all of it. Else as `take`."""
         if self._client is not None and self._client.is_closed:
             raise LogBroken("append to the streams of", self._cluster, "the connection was closed for good", "open it again")
         try:
@@ -89,11 +98,7 @@ class WorkerLog(WithoutSegments):
             raise
         except OperatorError as error:
             return ShardUnreachable(shard, error.operation, error.place, error.problem)
-        reached = reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied)))
-        if isinstance(reached, ShardDamaged):
-            return reached
-        assert self._client is not None
-        return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
+        return reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied)))
 
     def give(self, shard: int) -> None:
         """It is not this process's any longer: whoever claims it next disturbs nobody. No record of it may be under way."""
@@ -123,9 +128,8 @@ class WorkerLog(WithoutSegments):
                 raise self._broken
             if self._reader is None:
                 self._reader = LogThread(self._closed, "tidegate-reading")
-            if self._reader_client is None or self._reader_client.is_closed:
-                self._reader_client = self._reader.wait(connect(self._servers))
-            return self._reader, self._reader_client
+            reader = self._reader
+        return reader, reader.wait(self._reader_client.get())
 
     def mark(self, shard: int, position: int) -> bytes:
         """Of a state that has everything up to the record at this position."""
@@ -155,7 +159,7 @@ class WorkerLog(WithoutSegments):
 
     def counts(self) -> dict[str, int]:
         """On any thread."""
-        clients = [client for client in (self._client, self._reader_client) if client is not None]
+        clients = [client for client in (self._client, self._reader_client.newest) if client is not None]
         reconnects = sum(client.stats["reconnects"] for client in clients)
         counts = {f"cluster_{name}": count for name, count in vars(self._counts).items()}
         return counts | {"cluster_reconnects": reconnects, "cluster_snapshot_age_seconds": round(self.snapshots.oldest_s())}
@@ -167,7 +171,7 @@ class WorkerLog(WithoutSegments):
         self.snapshots.close()
         with self._reading:
             if self._reader is not None:
-                self._reader.close(self._end_reading)
+                self._reader.close(self._reader_client.close)
         self._thread.close(self._end)
 
     def _closed(self) -> LogBroken:
@@ -243,10 +247,6 @@ class WorkerLog(WithoutSegments):
     async def _follow(self, client: Client, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes:
         log = await self._log_of(client, shard, mark)
         return encode_mark(await log.follow(lambda effect: applied(shard, effect.record), CLAIM_S))
-
-    async def _end_reading(self) -> None:
-        if self._reader_client is not None:
-            await close(self._reader_client)
 
     async def _end(self) -> None:
         if self._client is not None:

@@ -97,6 +97,11 @@ class SharedLog(Protocol):
         """As `claim` of one shard, while others are appended to. On any thread. Why it is not to be had; None: it is."""
         ...
 
+    def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
+        """As `take`, but that nobody is disturbed, and the shard is whose it was: how far a state has got with what `applied` was
+        told, or why that is not to be had."""
+        ...
+
     def give(self, shard: int) -> None:
         """It is not this process's any longer: nothing of it is under way, and whoever claims it disturbs nobody."""
         ...
@@ -211,14 +216,15 @@ def _start_log(
     return log, LogMark(start, worker, run)
 
 
-def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int) -> LmdbState:
-    """See `WorkerStore.replay`. Where the log begins behind what is here, a snapshot takes its place, and it begins anew."""
+def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int, *, claims: bool = True) -> LmdbState:
+    """See `WorkerStore.replay` and `read_ahead`. Where the log begins behind what is here, a snapshot takes its place, and it
+    begins anew."""
     for _ in range(FETCHES_MAX):
         stopped: Stopped = {}
         states = _open_states(data_dir, [shard], stopped, isolate=True, beside=beside)
         try:
             if not stopped:
-                stopped.update(_replay_opened(data_dir, worker, states[0], log))
+                stopped.update(_replay_opened(data_dir, worker, states[0], log, claims=claims))
             if not stopped:
                 return states[0]
         except BaseException:
@@ -231,17 +237,23 @@ def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int
     raise stopped[shard]
 
 
-def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog) -> Stopped:
+def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog, *, claims: bool) -> Stopped:
     recovery = Recovery(data_dir, [state], 0, worker, isolate=True, shared=True)
     place = Path(f"{data_dir}, what the log has")
 
     def applied(_: int, record: bytes) -> None:
         recovery.take(decode_unread_record(record), place)
 
-    if (refused := log.take(state.shard, state.log_mark, applied)) is not None:
-        recovery.leave_out(refused)
+    reached: bytes | ShardDamaged | None
+    if claims:
+        reached = log.take(state.shard, state.log_mark, applied)
+    else:
+        reached = log.follow(state.shard, state.log_mark, applied)
+    if isinstance(reached, ShardDamaged):
+        recovery.leave_out(reached)
     _check_recovered([state], recovery)
-    recovery.write(partial(log.mark, position=0))
+    mark = reached if isinstance(reached, bytes) else None
+    recovery.write(lambda shard: log.mark(shard, 0) if mark is None else mark)
     return recovery.damaged
 
 
@@ -651,6 +663,12 @@ class WorkerStore:
         the loop's; the others are served meanwhile. To be given to `take_over`. Raises `ShardDamaged` where it is not to be
         had."""
         return _replay(data_dir, worker, shard, cast("SharedLog", self.log), len(self._states))
+
+    def read_ahead(self, data_dir: Path, worker: int, shard: int) -> None:
+        """Brings the state of a shard that another host serves up to what the log has now, so that a `replay` has little left to
+        do. Blocks, on any thread but the loop's. Raises as that does."""
+        log = cast("SharedLog", self.log)
+        _replay(data_dir, worker, shard, log, len(self._states), claims=False).close()
 
     async def copy_of(self, shard: int) -> StateCopy | None:
         """Of the state of a shard that is served, with everything that was applied when this was called. None: it has left

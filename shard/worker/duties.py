@@ -4,6 +4,8 @@ Guarantee: whatever it is told, and in whatever order what it does ends: once it
 to have, but for what is not to be had. One thing at a time is done to a shard. A shard that was lost to another host, or cannot
 be used, is not asked for again before it has been out of the target: two hosts that both believe to own it do not fight for it.
 
+What a shard's log has is read before the shard is taken, where there is time for that: while another host serves it.
+
 Rule: pure. Who carries out a step says how it ended.
 """
 
@@ -25,7 +27,14 @@ class Give(NamedTuple):
     shard: int
 
 
-Step = Take | Give
+class ReadAhead(NamedTuple):
+    """Bring its state up to what its log has now, and claim nothing. Ends in `read`, whatever came of it: who takes the shard
+    reads the rest, and says what is wrong with it."""
+
+    shard: int
+
+
+Step = Take | Give | ReadAhead
 
 
 class Duties:
@@ -37,16 +46,23 @@ class Duties:
         self.taking: set[int] = set()
         self.giving: set[int] = set()
         """Among those that it owns."""
+        self.reading: set[int] = set()
+        self.ahead = frozenset[int]()
+        """To be read, since they are to be part of the target next."""
+        self.ready: set[int] = set()
+        """Of these: they were read."""
         self.target = frozenset(self.owned | self.refused)
 
     @property
     def busy(self) -> set[int]:
-        return self.taking | self.giving
+        return self.taking | self.giving | self.reading
 
-    def told(self, target: Iterable[int]) -> list[Step]:
-        """What it is to have from now on."""
+    def told(self, target: Iterable[int], ahead: Iterable[int] = ()) -> list[Step]:
+        """What it is to have from now on, and what next."""
         self.target = frozenset(target)
+        self.ahead = frozenset(ahead) - self.target
         self.refused &= self.target
+        self.ready &= self.ahead
         return self._next()
 
     def taken(self, shard: int) -> list[Step]:
@@ -58,6 +74,12 @@ class Duties:
         self.taking.remove(shard)
         if shard in self.target:
             self.refused.add(shard)
+        return self._next()
+
+    def read(self, shard: int) -> list[Step]:
+        self.reading.remove(shard)
+        if shard in self.ahead:
+            self.ready.add(shard)
         return self._next()
 
     def again(self, shard: int) -> list[Step]:
@@ -79,11 +101,13 @@ class Duties:
         return self._next()
 
     def _next(self) -> list[Step]:
-        takes = sorted(self.target - self.owned - self.taking - self.refused)
+        takes = sorted(self.target - self.owned - self.taking - self.refused - self.reading)
         gives = sorted(self.owned - self.target - self.giving)
+        reads = sorted(self.ahead - self.owned - self.taking - self.reading - self.ready)
         self.taking.update(takes)
         self.giving.update(gives)
-        return [*map(Give, gives), *map(Take, takes)]
+        self.reading.update(reads)
+        return [*map(Give, gives), *map(Take, takes), *map(ReadAhead, reads)]
 
     def check_invariants(self) -> None:
         assert not self.owned & self.taking
@@ -91,5 +115,7 @@ class Duties:
         assert not self.taking & self.refused
         assert self.giving <= self.owned
         assert self.refused <= self.target
-        assert self.owned | self.taking | self.refused >= self.target
+        assert self.owned | self.taking | self.refused | self.reading >= self.target
+        assert not self.reading & (self.owned | self.taking)
+        assert self.ready <= self.ahead
         assert self.giving >= self.owned - self.target

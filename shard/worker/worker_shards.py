@@ -23,11 +23,13 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import ShardDamaged, ShardUnreachable, ShardUnwritable
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.worker_store import SharedLog, WorkerStore
-from tidegate.shard.worker.duties import Duties, Step, Take
+from tidegate.shard.worker.duties import Duties, ReadAhead, Step, Take
 from tidegate.shard.worker.snapshotter import Snapshotter
 
 TAKES = 16
 """Shards that are taken at the same time. What they lack is read by one thread; most of the time each of them waits."""
+READS = 4
+"""Shards that are read ahead at the same time."""
 SILENCE_S = 0.02
 """What the service's own processes sent before they knew that a shard goes may be on its way: when nothing of it has come for so
 long, and all is answered, it goes."""
@@ -74,6 +76,8 @@ class WorkerShards:
         self._give_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(TAKES, "tidegate-take")
+        self._readers = ThreadPoolExecutor(READS, "tidegate-ahead")
+        """Apart, since what is read ahead may take minutes, and nobody waits for that."""
         self._ended = False
         self._snapshotter = Snapshotter(loop, store, cast("SharedLog", store.log).snapshots)
 
@@ -86,7 +90,7 @@ class WorkerShards:
 
     def told(self, message: OwnShards) -> None:
         self._number, self._give_s = message.number, message.give_s
-        steps = self._duties.told(message.shards)
+        steps = self._duties.told(message.shards, message.ahead)
         for shard in self._store.stopped.keys() - self._duties.target:
             self._leave(shard)
         self._carry_out(steps)
@@ -141,7 +145,8 @@ class WorkerShards:
 
     def close(self) -> None:
         self.end()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # Steps
 
@@ -151,6 +156,8 @@ class WorkerShards:
         for step in steps:
             if isinstance(step, Take):
                 self._begin(self._take(step.shard))
+            elif isinstance(step, ReadAhead):
+                self._begin(self._read_ahead(step.shard))
             else:
                 self._begin_giving(step.shard)
         self._say()
@@ -158,7 +165,8 @@ class WorkerShards:
     def _say(self) -> None:
         duties, stopped = self._duties, self._store.stopped
         why = {shard: str(stopped[shard]) if shard in stopped else "it is not to be had" for shard in duties.refused}
-        self._tell(Owned(self._number, tuple(sorted(duties.owned)), tuple(sorted(duties.busy | self._closing)), why))
+        owned, busy, ready = (tuple(sorted(each)) for each in (duties.owned, duties.busy | self._closing, duties.ready))
+        self._tell(Owned(self._number, owned, busy, why, ready))
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(what, context=NEUTRAL)
@@ -166,6 +174,18 @@ class WorkerShards:
         task.add_done_callback(self._tasks.discard)
 
     # Taking
+
+    async def _read_ahead(self, shard: int) -> None:
+        try:
+            await self._store.close_file(shard)  # Which it may have had before.
+            await self._loop.run_in_executor(self._readers, self._store.read_ahead, self._data_dir, self._worker, shard)
+        except LogBroken as error:
+            if not self._ended:
+                self._broken(error)
+            return
+        except Exception as error:
+            log.warning("shard %d could not be read before it is taken: %s", shard, error)
+        self._carry_out(self._duties.read(shard))
 
     async def _take(self, shard: int) -> None:
         try:

@@ -88,6 +88,11 @@ def test_what_was_confirmed_is_found_by_a_host_that_has_nothing(serve: Serve, cl
     assert wait_until(lambda: exchange(service.endpoint, "Till", NAMES[0], "read") == (0, 8), "the worker's successor")
 
 
+def served_of(service: Service) -> list[tuple[str, int]]:
+    """The state of each host, and how many shards it serves."""
+    return sorted((each["state"], each["serves"]) for each in service.status()["cluster"]["hosts"])
+
+
 def test_a_host_that_slept_answers_nothing_old(serve: Serve, cluster: str, tmp_path: Path) -> None:
     first = start(serve, cluster, tmp_path / "first")
     first.expect(SHUT_OUT, "did not run for", "is lost", "held up its worker")
@@ -98,7 +103,7 @@ def test_a_host_that_slept_answers_nothing_old(serve: Serve, cluster: str, tmp_p
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: [each["serves"] for each in second.status()["cluster"]["hosts"] if each["serves"]] == [8], "all", 30)
+        wait_until(lambda: served_of(second) == [("here", 8), ("lost", 0)], "all", 30, seen=lambda: served_of(second))
         assert second.call("Till", "a", "add") == 2
     finally:
         for pid in pids:
@@ -190,6 +195,31 @@ def test_a_log_of_several_shards_loses_those_that_others_claim(servers: NatsServ
     finally:
         first.close()
         second.close()
+
+
+def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 1)
+    owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
+    told: list[bytes] = []
+    try:
+        assert owner.claim({0: b""}, lambda shard, data: None) == {}
+        assert reader.claim({}, lambda shard, data: None) == {}
+        for seq in range(1, 301):
+            owner.append(record([0], seq))
+        mark = reader.follow(0, b"", lambda shard, data: told.append(data))
+        assert isinstance(mark, bytes)
+        assert len(told) == 300
+        assert owner.append(record([0], 301)) == 301, "it owns the shard still"
+        assert reader.take(0, mark, lambda shard, data: told.append(data)) is None
+        seqs = [commit.seq for data in told for commit in decode_unread_record(data).shards]
+        assert seqs == list(range(1, 302)), "each once"
+        assert reader.append(record([0], 302)) == 1
+        with pytest.raises(PartlyStored):
+            owner.append(record([0], 302))
+    finally:
+        owner.close()
+        reader.close()
 
 
 def test_a_stream_that_is_gone_is_not_made_again(servers: NatsServers) -> None:

@@ -145,6 +145,16 @@ def test_any_host_answers_for_every_object(hosts: Hosts, servers: NatsServers, c
         assert answered((first, second)[at % 2].endpoint, name, "add", 5) == 5
     for at, name in enumerate(NAMES):
         assert answered((second, first)[at % 2].endpoint, name, "read") == 5
+    of_b = {each.shard for each in seen.shards if each.serves == "b"}
+    there = next(name for name in NAMES if shard_of_slot(slot_of("Till", name), 8) in of_b)
+    capsys.readouterr()
+    assert main(["inspect", "Till", there, "--connect", first.endpoint]) == 1
+    assert f"is served by the host b ({second.endpoint}): give this there" in capsys.readouterr().err
+    assert main(["inspect", "Till", there, "--connect", second.endpoint]) == 0
+    assert main(["objects", "ls", "Till", "--connect", first.endpoint]) == 0
+    said = capsys.readouterr()
+    assert f"objects ls Till: the host b ({second.endpoint}) serves 4 of 8 shards, whose objects it knows alone" in said.err
+    assert f"Till/{there}" not in said.out.split()
 
 
 def test_objects_call_objects_of_other_hosts(hosts: Hosts) -> None:
@@ -235,16 +245,24 @@ def test_hot_shards_of_one_host_are_spread_by_their_load(hosts: Hosts, capsys: p
     hot = [each.shard for each in seen.shards if each.serves == "a"][:2]
     names = [next(name for name in NAMES if shard_of_slot(slot_of("Till", name), 8) == shard) for shard in hot]
     with Callers(first.endpoint, names=names) as callers:
-        found: dict[str, Any] = {}
 
-        def has_moved() -> bool:
-            """The first seconds of the load are not in what hosts say yet."""
-            nonlocal found
-            assert main(["cluster", "rebalance", "--by", "load", "--for", "3", "--json", "--cluster", hosts.place]) == 0
-            found = json.loads(capsys.readouterr().out)
-            return bool(found["moves"])
+        def balanced(*options: str) -> dict[str, Any]:
+            """With moves: the first seconds of the load are not in what hosts say yet."""
+            command = ["cluster", "rebalance", "--by", "load", "--for", "3", "--json", "--cluster", hosts.place, *options]
 
-        wait_until(has_moved, "an exchange", START_S)
+            def found() -> dict[str, Any] | None:
+                assert main(command) == 0
+                said: dict[str, Any] = json.loads(capsys.readouterr().out)
+                return said if said["moves"] else None
+
+            answer = wait_until(found, "an exchange", START_S)
+            assert answer is not None
+            return answer
+
+        assert len(balanced("--dry-run")["moves"]) == 2
+        assert all(each.serves == each.should for each in hosts.look().shards), "it was only tried"
+        assert {each.serves for each in hosts.look().shards if each.shard in hot} == {"a"}
+        found = balanced()
         assert found["before"] > found["after"]
         assert len(found["moves"]) == 2
         hosts.wait_for(a=4, b=4)

@@ -32,7 +32,7 @@ from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.replicated import servers as servers_module
-from tidegate.shard.replicated import snapshot_keeper, snapshot_taking
+from tidegate.shard.replicated import shared_client, snapshot_taking
 from tidegate.shard.replicated.founding import find_or_found
 from tidegate.shard.replicated.servers import connect
 from tidegate.shard.replicated.snapshot import SnapshotPolicy, SnapshotRoom, decode_manifest, parse_name
@@ -420,7 +420,7 @@ def test_its_end_does_not_wait_for_servers_that_are_not_there(monkeypatch: pytes
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(snapshot_keeper, "connect", nobody)
+    monkeypatch.setattr(shared_client, "connect", nobody)
     keeper = SnapshotKeeper(["nats://127.0.0.1:1"], "nobody", "", NEVER, str)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(keeper.is_due, 0)

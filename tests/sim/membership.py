@@ -16,6 +16,8 @@ from tidegate.runtime.cluster.records import Beat, ClusterPlacement, empty_place
 
 TAKE_S = (0.05, 0.8)
 GIVE_S = (0.01, 0.2)
+READ_S = (0.1, 4.0)
+"""What there is of a shard is read ahead."""
 
 
 class Host:
@@ -38,6 +40,8 @@ class Host:
         """What its workers were told to have."""
         self.due: dict[int, float] = {}
         """When a claim, or the end of what has to be given, comes to its end."""
+        self.reads: dict[int, float] = {}
+        """When what is read ahead was read."""
         self.next_beat = self.world.now + self.world.chance.uniform(0.0, BEAT_S)
 
     def kill(self) -> None:
@@ -88,10 +92,14 @@ class Host:
                     self.owned.discard(shard)
                     if world.had.get(shard, ("", ""))[0] == self.id:
                         del world.had[shard]
+                        world.given[shard] = world.now
+        ahead = sorted(self.machine.ahead)
+        self.reads = {shard: self.reads.get(shard, world.now + world.chance.uniform(*world.read_s)) for shard in ahead}
         for shard in list(self.owned):
             if world.had.get(shard) != (self.id, self.machine.me.run):  # Its next append tells it.
                 self.owned.discard(shard)
-        if self.machine.owns(self.owned):
+        has_read = self.machine.has_read(shard for shard, at in self.reads.items() if world.now >= at)
+        if self.machine.owns(self.owned) or has_read:
             world.say(self, self.machine.word())
             self.decide()
 
@@ -106,6 +114,10 @@ class World:
         self.old_record = self.record
         self.writes: list[tuple[float, str]] = []
         self.claims: list[tuple[float, int, str]] = []
+        self.read_s = READ_S
+        self.given: dict[int, float] = {}
+        self.away_s: list[float] = []
+        """For how long shards were nobody's that one host gave and another one claimed."""
         self.had: dict[int, tuple[str, str]] = {}
         self.cut: set[frozenset[str]] = set()
         """Pairs of hosts that do not hear each other; a host alone hears nobody, not itself, and reaches no record."""
@@ -146,6 +158,8 @@ class World:
 
     def claimed(self, shard: int, host: Host) -> None:
         self.had[shard] = (host.id, host.machine.me.run)
+        if (at := self.given.pop(shard, None)) is not None:
+            self.away_s.append(self.now - at)
         self.claims.append((self.now, shard, host.id))
 
     # Time

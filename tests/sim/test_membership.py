@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from tests.sim.membership import World
-from tidegate.runtime.cluster.machine import BEAT_S, DOUBT_BEATS, LOST_BEATS
+from tests.sim.membership import TAKE_S, World
+from tidegate.runtime.cluster.machine import AHEAD_BEATS, BEAT_S, DOUBT_BEATS, LEAVING_AHEAD_BEATS, LOST_BEATS
+from tidegate.runtime.cluster.placement import drained, moved_by_hand
 from tidegate.runtime.cluster.records import empty_placement
 
 SEEDS = 200 if os.environ.get("TIDEGATE_FULL") else 6
@@ -87,6 +88,42 @@ def test_who_is_cut_off_or_sleeps_is_replaced_and_takes_nothing_by_force_when_it
     assert all(id != "a" for _, _, id in world.claims[claims:]), "it is not trusted at once"
     world.run(RESTS_S)
     check_rest(world)
+
+
+@pytest.mark.parametrize("read_s", [0.1, 4.0, 60.0])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_what_a_shard_lacks_is_read_before_it_is_given_and_nobody_waits_for_that(seed: int, read_s: float) -> None:
+    world = started(seed)
+    world.read_s = (read_s / 2, read_s)
+    placement, revision = world.record
+    world.record = (drained(placement, "c", on=True), revision + 1)
+    world.run(20.0 + 2 * read_s)  # Four at a time.
+    assert world.counts()["c"] == 0
+    assert len(world.away_s) == 8
+    assert max(world.away_s) < TAKE_S[1] + 0.1, "to claim it, and to hear of each other"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_shard_that_cannot_be_read_by_the_next_host_goes_all_the_same(seed: int) -> None:
+    world = started(seed)
+    world.read_s = (1e9, 1e9)
+    placement, revision = world.record
+    shard = placement.owners.index("a")
+    world.record = (moved_by_hand(placement, shard, "b"), revision + 1)
+    world.run(AHEAD_BEATS * BEAT_S - 5.0)
+    assert world.had[shard][0] == "a"
+    world.run(10.0)
+    assert world.had[shard][0] == "b"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_host_that_is_about_to_stop_gives_soon_whatever_the_others_have_read(seed: int) -> None:
+    world = started(seed)
+    world.read_s = (1e9, 1e9)
+    world.hosts["c"].machine.retires()
+    world.run(LEAVING_AHEAD_BEATS * BEAT_S + 2.0)
+    assert world.counts()["c"] == 0
+    assert not world.unserved()
 
 
 def test_without_the_servers_nobody_takes_anybody_for_lost() -> None:

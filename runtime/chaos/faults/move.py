@@ -19,10 +19,10 @@ WISHES = {"a shard to a host": 0.4, "all of a host to the others": 0.3, "dealt e
 class MoveShards:
     def strike(self, stage: Stage, chance: Random) -> str:
         wish = chance.choices(list(WISHES), list(WISHES.values()))[0]
-        draw = Random(chance.random())  # The same for each try to write it.
+        seed = chance.random()
 
         def edit(placement: ClusterPlacement, live: Mapping[str, Beat]) -> ClusterPlacement:
-            return _wanted(wish, placement, sorted(live), Random(draw.random()))
+            return _wanted(wish, placement, sorted(live), Random(seed))  # The same for each try to write it.
 
         try:
             before = change(stage.hosts.servers.urls, CLUSTER, edit)

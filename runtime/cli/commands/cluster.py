@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ from tidegate.runtime.wire.supervisor_messages import Problem
 
 if TYPE_CHECKING:  # A command line without a cluster needs no NATS.
     from tidegate.runtime.cluster.diagnosis import Symptom
+    from tidegate.runtime.cluster.load import ShardMove
     from tidegate.runtime.cluster.picture import Picture, ShardShown
     from tidegate.runtime.cluster.records import Beat, ClusterPlacement
     from tidegate.shard.store.snapshots import SnapshotSaid
@@ -90,6 +91,8 @@ def add(commands: Any) -> None:
     rebalance.add_argument("--by", choices=("number", "load"), default="number", help=by)
     how_long = "with --by load: measure for so many seconds (default: %(default)s)"
     rebalance.add_argument("--for", metavar="S", dest="for_s", type=read_as(_MeasureS), default=10, help=how_long)
+    for changes in (move, drain, rebalance):
+        changes.add_argument("--dry-run", action="store_true", help="print which shards would move, and change nothing")
     snapshot = action("snapshot", "have snapshots of shards taken now, and wait for them", "snapshot 3 4", _snapshot)
     snapshot.add_argument(
         "shards", metavar="SHARD", nargs="*", type=read_as(_Shard), help="its number; several (default: all of the cluster)"
@@ -294,18 +297,20 @@ def _rebalance(options: argparse.Namespace) -> int:
 def _rebalance_load(options: argparse.Namespace) -> int:
     from tidegate.runtime.cluster.operating import balance_load
 
-    found, names = balance_load(*_place(options), options.for_s)
+    found, names = balance_load(*_place(options), options.for_s, is_tried=options.dry_run)
     if options.json:
         print(json.dumps(msgspec.to_builtins(found), indent=2))
         return EXIT_OK
     uneven = f"the busiest host has {found.before:.2f} times its part of {found.calls_per_s:,.1f} calls/s"
-    lines = [f"shard {each.shard} goes from {names[each.source]} to {names[each.target]}" for each in found.moves]
+    lines = _move_lines(found.moves, names, "would go" if options.dry_run else "goes")
     if not found.calls_per_s:
         lines.append("nothing moves: there are no calls")
     elif not found.moves:
         lines.append(f"nothing moves: {uneven}, and no exchange of two shards is worth it")
     else:
-        lines.append(f"{uneven}, and is to have {found.after:.2f} times; again, once they have arrived, goes on")
+        then = "would have" if options.dry_run else "is to have"
+        goes_on = "nothing was changed" if options.dry_run else "again, once they have arrived, goes on"
+        lines.append(f"{uneven}, and {then} {found.after:.2f} times; {goes_on}")
     print("\n".join(map(one_line, lines)))
     return EXIT_OK
 
@@ -321,9 +326,23 @@ def _host(placement: ClusterPlacement, live: dict[str, Beat], text: str) -> str:
         raise OperatorError("look for", f"host {text}", "there is not one of that name or id", f"there are: {known}") from None
 
 
-def _change(options: argparse.Namespace, edit: Edit, says: str) -> int:
-    from tidegate.runtime.cluster.operating import change
+def _move_lines(moves: Iterable[ShardMove], names: Mapping[str, str], goes: str) -> list[str]:
+    """A shard that nobody has comes from nobody."""
+    host = {"": "nobody", **names}
+    return [f"shard {each.shard} {goes} from {host[each.source]} to {host[each.target]}" for each in moves]
 
+
+def _change(options: argparse.Namespace, edit: Edit, says: str) -> int:
+    from tidegate.runtime.cluster.operating import change, foresee
+
+    if options.dry_run:
+        moves, names = foresee(*_place(options), edit)  # type: ignore[arg-type]  # a dict is given
+        if options.json:
+            print(json.dumps({"moves": msgspec.to_builtins(moves)}, indent=2))
+            return EXIT_OK
+        last = f"{plural(len(moves), 'shard')} would move; nothing was changed" if moves else "no shard would move"
+        print("\n".join(map(one_line, [*_move_lines(moves, names, "would go"), last])))
+        return EXIT_OK
     placement = change(*_place(options), edit)  # type: ignore[arg-type]  # a dict is given
     print(json.dumps(msgspec.to_builtins(placement, str_keys=True), indent=2) if options.json else one_line(says))
     return EXIT_OK

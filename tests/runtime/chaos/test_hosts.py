@@ -48,4 +48,6 @@ def test_cuts_of_the_network_and_lost_hosts_break_no_promise_and_with_keys_nobod
     )
     assert report["stage"] == "3 hosts and 3 NATS servers in a network of their own"
     assert report["calls"]["errors"] == {}
-    assert report["faults"].keys() == {"cut", "host", "move"}
+    assert report["faults"].keys() <= {"cut", "host", "move"}, "one that was not done is not counted, and another takes its place"
+    assert "cut" in report["faults"]
+    assert sum(report["faults"].values()) == TIMES

@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from tidegate.runtime.cluster.machine import (
+    AHEAD_BEATS,
     CLAIM_BEATS,
     DOUBT_BEATS,
     FORGET_BEATS,
     FORGET_LOSS_BEATS,
     HOSTS_MAX,
+    LEAVING_AHEAD_BEATS,
     LOST_BEATS,
     SETTLE_BEATS,
     TAKE_BEATS,
@@ -179,12 +181,85 @@ def test_a_shard_that_is_not_given_is_claimed_in_the_end() -> None:
     machine = member()
     machine.heard(beat_of("b", serves=(0, 1)))
     machine.read(placed("aabb", "a", "b"), 1)
+    assert machine.ahead == {0, 1}
+    assert machine.has_read({0, 1})
     for number in range(2, TAKE_BEATS + 1):
         passes(machine, 1)
         machine.heard(beat_of("b", number, serves=(0, 1)))
         assert machine.target == frozenset()
     passes(machine, 1)
     assert machine.target == {0, 1}
+
+
+def test_a_shard_is_given_when_the_next_host_has_read_what_there_is() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 1)
+    machine.owns(range(SHARDS))
+    machine.heard(beat_of("b", ready=()))
+    machine.read(placed("aabb"), 2)
+    passes(machine, 1)
+    assert machine.target == frozenset(range(SHARDS)), "calls are answered meanwhile"
+    assert machine.word().serves == (0, 1, 2, 3)
+    machine.heard(beat_of("b", 2, ready=(3,)))
+    assert machine.target == {0, 1, 2}
+    machine.heard(beat_of("b", 3, serves=(2,), ready=()))
+    assert machine.target == {0, 1}, "it has claimed it, and shut this one out"
+    assert machine.word().gives == (2, 3)
+
+
+def test_a_shard_is_not_kept_for_ever_nor_for_long_by_a_host_that_stops() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 1)
+    machine.owns(range(SHARDS))
+    for beats, leaves in ((AHEAD_BEATS, False), (LEAVING_AHEAD_BEATS, True)):
+        machine.heard(beat_of("b", machine.newest_echo + 2, ready=()))
+        machine.read(placed("aaab", "a", "b"), machine.revision + 1)
+        if leaves:
+            machine.retires()
+        for _ in range(beats - 1):
+            passes(machine, 1)
+            machine.heard(beat_of("b", machine.newest_echo + 2, ready=()))
+        assert machine.target == frozenset(range(SHARDS))
+        passes(machine, 1)
+        assert machine.target == {0, 1, 2}
+        machine.owns({0, 1, 2})
+        machine.heard(beat_of("b", machine.newest_echo + 3, serves=(3,), ready=()))
+        machine.read(placed("aaaa", "a", "b"), machine.revision + 1)
+        machine.heard(beat_of("b", machine.newest_echo + 4, ready=()))
+        machine.owns(range(SHARDS))
+
+
+def test_what_is_to_be_had_is_read_while_another_host_serves_or_gives_it() -> None:
+    machine = member()
+    machine.heard(beat_of("b", serves=(0, 1)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    assert machine.target == frozenset()
+    assert machine.ahead == {0, 1}
+    said = machine.beat()
+    assert said.ready == ()
+    assert machine.has_read({0})
+    assert not machine.has_read({0})
+    assert machine.has_news_since(said)
+    assert machine.beat().ready == (0,)
+    machine.heard(beat_of("b", 2, serves=(1,), gives=(0,)))
+    assert machine.ahead == {0, 1}
+    assert machine.beat().ready == (0,)
+    machine.heard(beat_of("b", 3, serves=(1,)))
+    assert machine.target == {0}
+    assert machine.ahead == {1}
+    assert machine.beat().ready == ()
+
+
+def test_what_was_not_read_is_claimed_against_its_owner_only_when_he_should_have_given_it_all_the_same() -> None:
+    machine = member()
+    machine.heard(beat_of("b", serves=(0,)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    for number in range(2, AHEAD_BEATS + TAKE_BEATS + 1):
+        passes(machine, 1)
+        machine.heard(beat_of("b", number, serves=(0,)))
+        assert 0 not in machine.target
+    passes(machine, 1)
+    assert 0 in machine.target
 
 
 def test_who_gives_a_shard_is_waited_for_however_long_its_calls_take_to_end() -> None:

@@ -20,13 +20,17 @@ class Desk:
         self.sent: list[tuple[int, Administer]] = []
         self.processes: dict[int, object] = {0: object(), 1: object()}
         self.owners: dict[int, int | None] = dict(enumerate(OWNERS))
+        self.elsewhere: dict[int, str] = {}
+        self.why = ""
+        """The last error."""
         self.errands = self.new(self._end)
 
     def new(self, ended: Callable[[int, Ended], None]) -> Errands:
-        return Errands(len(OWNERS), 2, self.owners.__getitem__, ended)
+        return Errands(len(OWNERS), 2, self.owners.__getitem__, ended, lambda: self.elsewhere)
 
     def _end(self, number: int, ended: Ended) -> None:
         self.ended.append((number, None if ended.error is None else ended.error["code"]))
+        self.why = "" if ended.error is None else ended.error.get("message", "")
 
     def _send(self, worker: int, message: Administer) -> Any:
         self.sent.append((worker, message))
@@ -54,6 +58,23 @@ def test_of_an_object_that_no_worker_of_this_host_has_it_is_said() -> None:
     number = desk.ask("Bell/a")
     assert desk.ended == [(number, "unavailable")]
     assert desk.sent == []
+    assert "is on its way, or nobody serves it: ask again" in desk.why
+
+
+def test_of_an_object_that_another_host_has_that_is_named_and_so_it_is_where_all_are_asked() -> None:
+    desk, results = Desk(), list[Any]()
+    shard = shard_of_slot(slot_of("Bell", "a"), len(OWNERS))
+    desk.owners[shard] = None
+    desk.elsewhere[shard] = "b (tcp://b:7711)"
+    desk.ask("Bell/a")
+    assert f"its shard, {shard}, is served by the host b (tcp://b:7711): give this there" in desk.why
+    desk.errands = desk.new(lambda number, ended: results.append(ended.result))
+    desk.errands.begin(Command("wish", "", ListNames()), desk._send)
+    for _, message in desk.sent:
+        desk.errands.answered(Administered(message.number, result={}))
+    assert results[0]["elsewhere"] == [
+        "the host b (tcp://b:7711) serves 1 of 4 shards, whose objects it knows alone: give this there, too"
+    ]
 
 
 def test_what_a_worker_refuses_is_told_as_it_said_it() -> None:

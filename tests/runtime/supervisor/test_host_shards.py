@@ -81,6 +81,39 @@ def test_between_workers_of_a_host_a_shard_goes_by_way_of_nobody() -> None:
     assert [(worker, order.shards) for worker, order in host.orders([0, 1], 5.0)] == [(1, (2,))]
 
 
+def test_what_is_to_be_had_next_is_read_by_the_worker_that_will_have_it_and_is_not_served() -> None:
+    host = opened(target=frozenset({0, 1}))
+    host.set_target({0, 1}, ahead={4})
+    assert host.orders([0, 1], 5.0) == [(0, OwnShards(1, (0,), 5.0, (4,)))]
+    assert host.target == {0, 1}
+    assert host.serving(4) is None
+    assert 4 in host.held
+    host.said(0, Owned(1, (0,), busy=(4,)))
+    assert host.ready == frozenset()
+    host.said(0, Owned(1, (0,), ready=(4,)))
+    assert host.ready == {4}
+    assert host.owned == {0, 1}
+    assert host.serving(4) is None
+    assert 4 not in host.held
+    host.set_target({0, 1, 4})
+    assert host.orders([0, 1], 5.0) == [(0, OwnShards(2, (0, 4), 5.0))]
+    assert host.ready == frozenset()
+
+
+def test_a_shard_that_is_being_read_is_no_other_workers() -> None:
+    host = opened(target=frozenset({0, 1, 3}))
+    host.set_target({0, 1, 3}, ahead={2})
+    host.orders([0, 1], 5.0)
+    host.said(0, Owned(1, (0,), busy=(2,)))
+    host.set_target({0, 2})
+    host.orders([0, 1], 5.0)
+    host.set_target({0}, ahead={2})
+    host.orders([0, 1], 5.0)
+    host.check_invariants()
+    assert host.ahead_of(0) | host.ahead_of(1) <= {2}
+    assert 2 not in host.ahead_of(1), "worker 0 may use its file"
+
+
 def test_calls_of_a_shard_that_its_worker_cannot_have_go_there_for_the_reason() -> None:
     host = opened()
     host.said(0, Owned(0, (0, 2, 4), stopped={6: "it is damaged"}))
@@ -108,14 +141,22 @@ def test_a_shard_that_the_cluster_does_not_have_is_refused() -> None:
 
 @given(
     st.integers(1, 3),
-    st.lists(st.tuples(st.sampled_from(["target", "say", "die", "open"]), st.frozensets(st.integers(0, 7)), st.integers(0, 2))),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["target", "say", "die", "open"]),
+            st.frozensets(st.integers(0, 7)),
+            st.frozensets(st.integers(0, 7)),
+            st.integers(0, 2),
+        )
+    ),
 )
 def test_two_workers_never_may_have_one_shard_and_in_the_end_each_has_what_was_dealt_to_it(
-    workers: int, events: list[tuple[str, frozenset[int], int]]
+    workers: int, events: list[tuple[str, frozenset[int], frozenset[int], int]]
 ) -> None:
     host = opened(workers)
     heard: dict[int, list[OwnShards]] = {worker: [] for worker in range(workers)}
     has = {worker: host.of(worker) for worker in range(workers)}
+    reads: dict[int, frozenset[int]] = dict.fromkeys(range(workers), frozenset())
     number = dict.fromkeys(range(workers), 0)
     there = set(range(workers))
 
@@ -127,27 +168,29 @@ def test_two_workers_never_may_have_one_shard_and_in_the_end_each_has_what_was_d
         if worker in there:
             for each in heard[worker]:
                 has[worker], number[worker] = frozenset(each.shards), each.number
+                reads[worker] = frozenset(each.ahead)
             heard[worker].clear()
-            host.said(worker, Owned(number[worker], tuple(has[worker])))
+            host.said(worker, Owned(number[worker], tuple(has[worker]), tuple(reads[worker])))
 
-    for what, target, which in events:
+    for what, target, ahead, which in events:
         worker = which % workers
         if what == "target":
-            host.set_target(target)
+            host.set_target(target, ahead)
         elif what == "say":
             say(worker)
         elif what == "die":
             host.gone(worker)
             heard[worker].clear()
-            has[worker], number[worker] = frozenset(), 0
+            has[worker], reads[worker], number[worker] = frozenset(), frozenset(), 0
             there.discard(worker)
         elif worker not in there:
             has[worker] = frozenset(host.open(worker))
             there.add(worker)
         order()
         host.check_invariants()
-        claimed = [shard for each in there for shard in has[each]]
-        assert len(set(claimed)) == len(claimed), "two processes have one shard"
+        used = [shard for each in there for shard in has[each] | reads[each]]
+        assert len(set(used)) == len(used), "two processes use the file of one shard"
+    host.set_target(host.target)
     for _ in range(3):
         for worker in range(workers):
             if worker not in there:

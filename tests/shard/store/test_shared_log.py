@@ -65,6 +65,9 @@ class Elsewhere(NoLog):
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         return self.claim({shard: mark}, applied).get(shard)
 
+    def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
+        return self.take(shard, mark, applied) or b"%d" % len(self._of(shard))
+
     def give(self, shard: int) -> None:
         self.gave.append(shard)
 
@@ -223,6 +226,51 @@ def test_an_empty_directory_gets_a_snapshot_and_what_follows_it(tmp_path: Path, 
         log.first = {0: 3}
         with_store(two, log, later)
     assert not list((two / "shards").rglob("new-*"))
+
+
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_what_was_read_ahead_is_in_the_state_and_the_rest_follows_when_it_is_taken(tmp_path: Path, is_purged: bool) -> None:
+    log = Elsewhere()
+    after_snapshots(tmp_path / "one", log)
+    if not is_purged:
+        log.first = {}
+
+    async def read_and_take(store: WorkerStore) -> None:
+        for shard in (0, 1):
+            store.give(shard)
+            await store.close_file(shard)
+        shutil.rmtree(tmp_path / "two" / "shards")
+        log.refused = {}
+        log.first = {0: 3} if is_purged else {}
+        await asyncio.to_thread(store.read_ahead, tmp_path / "two", 0, 0)
+        assert 0 not in store.shards
+        assert log.fetched == ([0] if is_purged else [])
+        log.append(encode_record(CommitRecord(0, [ShardCommit(0, 6, [ObjectWrites(KEY, False, {"k": b"meanwhile"})])])))
+        await take(store, tmp_path / "two", 0)
+        assert len(log.given) == 1, "the rest"
+        assert store.shards[0].get(KEY, "k") == b"meanwhile"
+        assert store.shards[0].seq == 6
+
+    log.first = {}
+    with_store(tmp_path / "two", log, read_and_take)
+
+
+def test_what_cannot_be_read_ahead_is_said_and_leaves_the_state_as_it_was(tmp_path: Path) -> None:
+    log = Elsewhere()
+    with_store(tmp_path / "one", log, fill)
+
+    async def read(store: WorkerStore) -> None:
+        store.give(0)
+        await store.close_file(0)
+        log.append(encode_record(CommitRecord(0, [ShardCommit(0, 4, [ObjectWrites(KEY, False, {"k": b"new"})])])))
+        log.refused = {0: ShardDamaged(0, "read", "shard 0", "it does not answer")}
+        with pytest.raises(ShardDamaged, match="it does not answer"):
+            await asyncio.to_thread(store.read_ahead, tmp_path / "one", 0, 0)
+        log.refused = {}
+        await take(store, tmp_path / "one", 0)
+        assert store.shards[0].get(KEY, "k") == b"new"
+
+    with_store(tmp_path / "one", log, read)
 
 
 async def no_more_than_open(_: WorkerStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.shard.worker.duties import Duties, Give, Step, Take
+from tidegate.shard.worker.duties import Duties, Give, ReadAhead, Step, Take
 
 SHARDS = st.frozensets(st.integers(0, 5))
 
@@ -52,9 +52,30 @@ def test_a_shard_that_is_lost_while_it_is_given_is_gone() -> None:
     assert (duties.owned, duties.busy, duties.refused) == (set(), set(), set())
 
 
-@given(SHARDS, st.lists(st.tuples(st.sampled_from(["told", "end", "lost"]), SHARDS, st.integers(0, 9), st.booleans())))
+def test_what_is_to_be_had_next_is_read_once_and_taken_when_that_has_ended() -> None:
+    duties = Duties({0}, ())
+    assert duties.told({0}, ahead={1, 2}) == [ReadAhead(1), ReadAhead(2)]
+    assert duties.busy == {1, 2}
+    assert duties.read(1) == []
+    assert (duties.ready, duties.busy) == ({1}, {2})
+    assert duties.told({0}, ahead={1, 2}) == [], "it was read, or is being read"
+    assert duties.told({0, 1, 2}) == [Take(1)]
+    assert duties.ready == set()
+    assert duties.read(2) == [Take(2)]
+
+
+def test_what_is_being_given_is_read_when_it_is_gone_and_what_is_wanted_no_longer_is_forgotten() -> None:
+    duties = Duties({0, 1}, ())
+    assert duties.told((), ahead={0}) == [Give(0), Give(1)]
+    assert duties.given(0) == [ReadAhead(0)]
+    assert duties.told(()) == []
+    assert duties.read(0) == []
+    assert duties.ready == set()
+
+
+@given(SHARDS, st.lists(st.tuples(st.sampled_from(["told", "end", "lost"]), SHARDS, SHARDS, st.integers(0, 9), st.booleans())))
 def test_in_the_end_it_has_what_it_was_told_last_but_for_what_is_not_to_be_had(
-    first: frozenset[int], events: list[tuple[str, frozenset[int], int, bool]]
+    first: frozenset[int], events: list[tuple[str, frozenset[int], frozenset[int], int, bool]]
 ) -> None:
     duties = Duties(first, ())
     under_way: list[Step] = []
@@ -63,12 +84,14 @@ def test_in_the_end_it_has_what_it_was_told_last_but_for_what_is_not_to_be_had(
         under_way.remove(step)
         if isinstance(step, Take):
             under_way.extend(duties.taken(step.shard) if well else duties.not_taken(step.shard))
+        elif isinstance(step, ReadAhead):
+            under_way.extend(duties.read(step.shard))
         else:
             under_way.extend(duties.given(step.shard))
 
-    for what, target, number, well in events:
+    for what, target, ahead, number, well in events:
         if what == "told":
-            under_way += duties.told(target)
+            under_way += duties.told(target, ahead)
         elif what == "end" and under_way:
             end(under_way[number % len(under_way)], well=well)
         elif what == "lost" and (owned := sorted(duties.owned)):
@@ -82,3 +105,4 @@ def test_in_the_end_it_has_what_it_was_told_last_but_for_what_is_not_to_be_had(
         end(under_way[0], well=True)
         duties.check_invariants()
     assert duties.owned == duties.target - duties.refused
+    assert duties.ready == duties.ahead

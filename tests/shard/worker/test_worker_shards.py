@@ -51,6 +51,8 @@ class Streams:
         self.records: dict[int, list[bytes]] = {shard: [] for shard in range(SHARDS)}
         self.owners: dict[int, object] = {}
         self.refused: dict[int, ShardDamaged] = {}
+        self.asked: list[tuple[int, int]] = []
+        """From where each shard was read."""
 
 
 class StreamLog(WithoutSegments):
@@ -67,15 +69,22 @@ class StreamLog(WithoutSegments):
         return {shard: error for shard, error in refused.items() if error is not None}
 
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+        reached = self.follow(shard, mark, applied)
+        if isinstance(reached, ShardDamaged):
+            return reached
+        self._known[shard] = int(reached)
+        self._streams.owners[shard] = self
+        return None
+
+    def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
         if self._closed:
             raise LogBroken("take", "the streams", "closed", "open them again")
         if (refused := self._streams.refused.get(shard)) is not None:
             return refused
+        self._streams.asked.append((shard, int(mark or b"0")))
         for record in self._streams.records[shard][int(mark or b"0") :]:
             applied(shard, record)
-        self._known[shard] = len(self._streams.records[shard])
-        self._streams.owners[shard] = self
-        return None
+        return b"%d" % len(self._streams.records[shard])
 
     def give(self, shard: int) -> None:
         del self._known[shard]
@@ -162,8 +171,8 @@ class Running:
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         return reply
 
-    def tell(self, *shards: int, give_s: float = 10.0) -> None:
-        self.worker.on_control(OwnShards(next(self._orders), shards, give_s))
+    def tell(self, *shards: int, give_s: float = 10.0, ahead: tuple[int, ...] = ()) -> None:
+        self.worker.on_control(OwnShards(next(self._orders), shards, give_s, ahead))
 
     @property
     def owned(self) -> Owned:
@@ -249,6 +258,42 @@ async def test_under_load_each_call_counts_once_and_the_other_shards_are_served(
         await asyncio.gather(*callers)
         assert sorted(answers) == list(range(1, len(answers) + 1))
         assert set(moved) <= {"not_executed"}
+
+
+async def test_what_is_read_before_a_shard_is_given_is_not_read_again_when_it_is_taken(tmp_path: Path) -> None:
+    streams = Streams()
+    async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
+        name = name_in(0)
+        for number in range(1, 21):
+            assert await first.call(name, "add") == number
+        second.tell(ahead=(0,))
+        await wait_until_in_loop(lambda: second.owned.ready == (0,), "it to be read")
+        assert (second.owned.shards, second.owned.busy) == ((), ())
+        with pytest.raises(Moved):
+            await second.call(name, "add")
+        assert await first.call(name, "add") == 21, "its owner is not disturbed"
+        first.tell(1, 2, 3)
+        await first.wait_to_own(1, 2, 3)
+        second.tell(0)
+        await second.wait_to_own(0)
+        assert streams.asked[-2:] == [(0, 0), (0, 20)], "what came meanwhile is all that is left"
+        assert second.owned.ready == ()
+        assert await second.call(name, "add") == 22
+
+
+async def test_a_shard_is_taken_that_could_not_be_read_before(tmp_path: Path) -> None:
+    streams = Streams()
+    async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
+        assert await first.call(name_in(0), "add") == 1
+        streams.refused = {0: ShardUnreachable(0, "claim", "shard 0", "nobody answers")}
+        second.tell(ahead=(0,))
+        await wait_until_in_loop(lambda: second.owned.ready == (0,), "its end, which its owner need not wait for")
+        streams.refused = {}
+        first.tell(1, 2, 3)
+        await first.wait_to_own(1, 2, 3)
+        second.tell(0)
+        await second.wait_to_own(0)
+        assert await second.call(name_in(0), "add") == 2
 
 
 async def test_what_the_services_own_processes_have_sent_is_run_and_what_others_send_is_not(tmp_path: Path) -> None:

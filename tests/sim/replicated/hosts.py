@@ -11,6 +11,7 @@ from tidegate.shard.replicated.answers import EngineError, PublishAnswer, publis
 from tidegate.shard.replicated.message import HEAD_BYTES, HEADERS_BYTES_MAX, WRITER_BYTES, MessageKind
 from tidegate.shard.replicated.owner import (
     Apply,
+    CaughtUp,
     Confirm,
     Effect,
     EndsEarlier,
@@ -99,6 +100,12 @@ class Host:
             self.owner = self.owner_class(SHARD, self.world.chance.randbytes(WRITER_BYTES), PAYLOAD_BYTES_MAX, self.place)
             self.perform(self.owner.claim())
 
+    def read_ahead(self) -> None:
+        """As who is to have the shard next: what is there, without a claim, and kept on its disk."""
+        if self.is_up and self.owner is None and not self.is_damaged:
+            self.owner = self.owner_class(SHARD, self.world.chance.randbytes(WRITER_BYTES), PAYLOAD_BYTES_MAX, self.place)
+            self.perform(self.owner.follow())
+
     def crash(self, keeps: bool) -> None:
         """All memory is lost; the disk, too, unless it `keeps` it."""
         self.is_up = False
@@ -156,6 +163,11 @@ class Host:
                 case Apply():
                     self.ops += decode_ops(effect.record)
                     self.place = effect.place
+                case CaughtUp():
+                    self.world.count("read ahead")
+                    self.place = effect.place
+                    self.save()
+                    self.owner = None
                 case Own():
                     self.world.count("owners")
                     self.place = effect.place

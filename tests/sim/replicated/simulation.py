@@ -132,6 +132,8 @@ class World:
         judge.finish()
         self.count("torn", judge.torn)
         owners = [host for host in self.hosts if host.serves]
+        if not self.has_hole:
+            judge.problems += [f"{host.name} is stopped by a log that is whole" for host in self.hosts if host.is_damaged]
         for host in self.hosts:
             settled = host.owner is None or host.owner.state in (Ownership.OWNING, Ownership.STOPPED)
             if not settled and not host.said_it_ends_earlier:
@@ -256,6 +258,10 @@ def claim_against_the_lease(world: World) -> None:
     world.chance.choice(world.hosts).claim()
 
 
+def read_ahead(world: World) -> None:
+    world.chance.choice(world.hosts).read_ahead()
+
+
 def delete_message(world: World) -> None:
     """By an operator, who may not delete the newest one. Most seeds do without: later nobody can own who has not been there."""
     engine = world.engine
@@ -331,6 +337,8 @@ STRIKES: tuple[Callable[[World], None], ...] = (
     snapshot,
     claim_against_the_lease,
     claim_against_the_lease,
+    read_ahead,
+    read_ahead,
     delete_message,
     forget_claim,
     fail_store,

@@ -57,6 +57,6 @@ def test_the_seeds_reach_what_they_are_there_for() -> None:
     wanted = ["answers", "owners", "claims", "shut out", "waits", "reads", "refused for want of room", "purges", "crashes"]
     wanted += ["majorities lost", "leaders killed", "pauses", "partitions", "messages deleted", "claims forgotten"]
     wanted += ["stopped at a hole", "snapshots fetched", "proofs", "torn", "looks", "stores that failed"]
-    wanted += ["purges of everything", "older ends put back", "ends that went back"]
+    wanted += ["purges of everything", "older ends put back", "ends that went back", "read ahead"]
     missing = [what for what in wanted if totals.get(what, 0) < 2]
     assert not missing, totals

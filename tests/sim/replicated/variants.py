@@ -7,6 +7,7 @@ from tests.sim.replicated.hosts import Host, subject_of
 from tidegate.shard.replicated.message import MessageKind, StreamMessage
 from tidegate.shard.replicated.owner import (
     Apply,
+    CaughtUp,
     Effect,
     Event,
     FenceRefused,
@@ -208,6 +209,24 @@ class _TakesPiecesForRecords(_HasNoNumbers):
     replay_class = _CountsPieces
 
 
+class _EndsInsideOfARecord(ShardOwner):
+    """What was read ahead is known, also where a record is not whole yet."""
+
+    def _end_reading(self) -> list[Effect]:
+        super()._end_reading()
+        return [CaughtUp(self.place)]
+
+
+class KeepsThePlaceOnly(Host):
+    """What was read ahead need not be kept: it is there still when the shard is taken."""
+
+    def perform(self, effects: list[Effect]) -> None:
+        ops = self.saved[0]
+        super().perform(effects)
+        if any(isinstance(effect, CaughtUp) for effect in effects):
+            self.saved = (ops, self.saved[1])
+
+
 class ClaimsWithoutAFence(Host):
     """What seems to be the end of the log is its end."""
 
@@ -223,6 +242,7 @@ TWICE = "is in the log twice"
 TWO_OWNERS = "by an owner who was shut out"
 STALE = "a read saw"
 WRONG = "which are not those of the log"
+STOPPED = "is stopped by a log that is whole"
 
 VARIANTS: dict[str, tuple[type[Host], str]] = {
     "fences by subject": (FencesBySubject, TWO_OWNERS),
@@ -241,5 +261,7 @@ VARIANTS: dict[str, tuple[type[Host], str]] = {
     "goes on without proof of its place": (host_with(_GoesOnAnywhere), WRONG),
     "has no numbers": (host_with(_HasNoNumbers), WRONG),
     "takes pieces for records": (host_with(_TakesPiecesForRecords), WRONG),
+    "ends what it reads ahead inside of a record": (host_with(_EndsInsideOfARecord), STOPPED),
+    "keeps the place of what it reads ahead only": (KeepsThePlaceOnly, WRONG),
 }
 """By what it believes, the host, and what must be noticed."""

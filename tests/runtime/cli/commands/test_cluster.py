@@ -23,6 +23,7 @@ from tests.support.service import ask as ask_service
 from tests.support.waiting import wait_until
 from tidegate.runtime.addresses import free_port
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.cluster import operating
 from tidegate.runtime.cluster.membership import beats_of
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import change
@@ -110,6 +111,39 @@ def test_lost_hosts_are_forgotten(servers: NatsServers, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "host-a may have shards again\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "moves"),
+    [
+        (("rebalance",), [(1, "a", "c")]),
+        (("move", "0", "c"), [(0, "a", "c")]),
+        (("drain", "a"), [(0, "a", "c"), (1, "a", "c")]),
+        (("drain", "c"), []),
+        (("drain", "a", "--off"), [(1, "a", "c")]),
+    ],
+)
+def test_what_a_command_would_move_is_said_and_nothing_is_changed(
+    servers: NatsServers, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], moves: list[tuple[int, str, str]]
+) -> None:
+    def is_now() -> ClusterPlacement:
+        return change(servers.urls, NAME, lambda placement, live: placement)
+
+    before = is_now()
+    with said_by_hosts(servers, {"a": 0, "c": 0}):
+        assert run(servers, *arguments, "--dry-run") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:-1] == [f"shard {shard} would go from {source} to {target}" for shard, source, target in moves]
+        assert ("nothing was changed" in lines[-1]) == bool(moves), lines
+        assert run(servers, *arguments, "--dry-run", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"moves": [{"shard": shard, "source": source, "target": target} for shard, source, target in moves]}
+    assert is_now() == before
+
+
+def test_what_cannot_be_would_be_refused_too(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(servers, "move", "0", "host-a", "--dry-run") == 1
+    assert "host-a is not there (start it, or choose another)" in capsys.readouterr().err
+
+
 def test_a_snapshot_that_nobody_takes_is_said_with_the_next_step(
     servers: NatsServers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +161,7 @@ def test_without_a_majority_a_snapshot_is_refused_with_the_next_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_wishes, "NOBODY_S", 0.5)
+    monkeypatch.setattr(operating, "PASSING_S", 0.5)
     with NatsServers(tmp_path) as lonely:
         find_or_found(lonely.urls, NAME, 1)
         for name in lonely.names[:2]:
@@ -135,6 +170,7 @@ def test_without_a_majority_a_snapshot_is_refused_with_the_next_step(
     said = capsys.readouterr()
     refused = "see that JetStream is enabled and that enough servers of the cluster run" in said.err
     assert refused or "nobody who serves it" in said.out, "a leader that is left goes on answering what it knows"
+    assert "Error" not in said.err, "the name of a class is no word for operators"
 
 
 def monitors(servers: NatsServers) -> tuple[str, ...]:
@@ -266,6 +302,7 @@ def test_the_doctor_says_which_server_is_missing_where_the_majority_is_lost(
         for name in lonely.names[:2]:
             lonely.signal(name, signal.SIGKILL)
         monkeypatch.setattr(servers_module, "START_S", 1.0)
+        monkeypatch.setattr(operating, "PASSING_S", 0.5)
         assert run(lonely, "doctor", "--json", *monitors(lonely)) == 1
         found = examined(capsys)
     assert {f"server {url}" for url in lonely.urls[:2]} <= found.keys()
