@@ -21,6 +21,7 @@ from tidegate.runtime.cluster.machine import BEAT_S
 from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.picture import LogShown, Picture, SnapshotShown, picture
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement
+from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import find_founded
 from tidegate.shard.replicated.servers import close, connect
@@ -154,7 +155,7 @@ async def _record(client: Client, cluster: str) -> PlacementRecord:
 def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitable[T]]) -> T:
     """What `ask` says of it."""
 
-    async def run() -> T:
+    async def asking() -> T:
         client = await connect(servers)
         try:
             return await ask(client)
@@ -166,4 +167,4 @@ def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitabl
         finally:
             await close(client)
 
-    return asyncio.run(run())
+    return run(asking())
