@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.arguments import a_path, add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.lint.findings import findings
@@ -33,7 +33,7 @@ _NOT_OF_THE_APP = ("__pycache__", "node_modules", "site-packages")
 
 def add(commands: Any) -> None:
     lint = add_command(commands, "lint", _EPILOG, run)
-    lint.add_argument("app", metavar="APP", help="a file, app.py, a module, package.module, a package, or a folder")
+    lint.add_argument("app", metavar="APP", type=a_path, help="a file, app.py, a module, package.module, a package, or a folder")
     lint.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
@@ -106,7 +106,8 @@ def _place_of(app: str) -> Path:
     for place in candidates:
         if place.is_file():
             return place.parent if place.name == f"{PACKAGE}.py" and not app.endswith(".py") else place
-        if place.is_dir() and not place.with_name(f"{place.name}.py").is_file():
+        beside = place.name and place.with_name(f"{place.name}.py").is_file()  # Neither `.` nor `/` has a name.
+        if place.is_dir() and not beside:
             return place
     place = Path(app if app.endswith(".py") else f"{app.replace('.', '/')}.py")
     raise OperatorError("read", str(place), "there is no such file", "name a file, app.py, a module, a package, or a folder")
