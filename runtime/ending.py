@@ -76,8 +76,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
+async def look_up(*question: Any) -> Any:
+    """As `socket.getaddrinfo`, for who may be cancelled and for a loop that may be closed meanwhile."""
+    return await asyncio.wrap_future(aside(partial(socket.getaddrinfo, *question)))
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Looks names up aside, for whoever connects in it."""
 
     async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
-        return await asyncio.wrap_future(aside(partial(socket.getaddrinfo, host, port, family, type, proto, flags)), loop=self)
+        return await look_up(host, port, family, type, proto, flags)
