@@ -38,7 +38,10 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    found = [(path, each) for path in _sources(options.app) for each in _findings(path)]
+    sources = list(_sources(options.app))
+    if not sources:
+        raise OperatorError("read", options.app, "there is no Python file in it", "name the folder of the app, or a file of it")
+    found = [(path, each) for path in sources for each in _findings(path)]
     if options.json:
         print(json.dumps([{"file": str(path), **each._asdict()} for path, each in found], indent=2))
     else:
@@ -86,10 +89,15 @@ def _sources(app: str) -> Iterator[Path]:
     if place.is_file():
         yield place
         return
-    for folder, folders, files in os.walk(place):
+    for folder, folders, files in os.walk(place, onerror=_unreadable):
         folders[:] = sorted(each for each in folders if each not in _NOT_OF_THE_APP and not each.startswith("."))
         folders[:] = [each for each in folders if not (Path(folder) / each / "pyvenv.cfg").exists()]
         yield from (Path(folder) / each for each in sorted(files) if each.endswith(".py") and not each.startswith("."))
+
+
+def _unreadable(error: OSError) -> None:
+    """What could not be looked through is not without mistakes."""
+    raise OperatorError("read", error.filename, error.strerror or str(error), "make it readable") from error
 
 
 def _place_of(app: str) -> Path:
