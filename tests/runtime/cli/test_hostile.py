@@ -52,6 +52,19 @@ def test_an_empty_path_is_not_the_folder_where_it_is_typed(arguments: list[str],
     assert sorted(os.listdir()) == ["app.py", "data", "file", "loop"]
 
 
+@pytest.mark.parametrize("arguments", [["delete", "Counter", "alice", ""], ["delete", "Counter", "alice", "", "--yes"]])
+def test_an_empty_key_is_not_the_whole_object(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Which it was, and without --yes."""
+    assert typed("objects", *arguments, "--connect", "tcp://127.0.0.1:1") == 2
+    assert "argument KEY: must not be empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["", "x" * 65, NOT_UTF8])
+def test_what_is_no_name_of_a_call_is_an_error_of_the_command_line(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("call", "--key", key, "Counter", "alice", "one", "--connect", "tcp://127.0.0.1:1") == 2
+    assert "a key has 1 to 64 bytes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
