@@ -16,7 +16,10 @@ from tidegate.runtime.ending import PAUSE_S, end, look_up
 T = TypeVar("T")
 
 
-class _Loop(uvloop.Loop):
+_UvLoop: Any = uvloop.Loop  # Its stubs have a form of their own for each way to connect.
+
+
+class _Loop(_UvLoop):  # type: ignore[misc]  # of any class
     """Looks names up aside: libuv's own threads do it otherwise, and both a loop that closes and the process wait for those."""
 
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **terms: Any) -> Any:
