@@ -41,6 +41,8 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _STRANGERS_LOG_S = 60.0
 _FULL_LOG_S = 60.0
 _FULL_RETRY_S = 0.5
+_PIECES_BYTES_MAX = 64 << 20
+"""What is in memory beside what is in use of the heap: the program, and free pieces between those that are used."""
 _GONE_S = 0.5
 """Then the library has freed what it held of a connection that was turned out."""
 _FAILURES = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
@@ -244,9 +246,10 @@ class Connections:
         """Bytes that are in use and should not be, and were at the last look: what waits to be read is soon gone."""
         if self._heap_bytes_max is None:
             return 0
-        if memory > self._heap_bytes_max:
-            give_back()  # Pieces between those that are in use.
-        before, self._was_too_much = self._was_too_much, max(0, allocated() - self._heap_bytes_max)
+        in_use = allocated()
+        if memory > self._heap_bytes_max and memory - in_use > _PIECES_BYTES_MAX:
+            give_back()
+        before, self._was_too_much = self._was_too_much, max(0, in_use - self._heap_bytes_max)
         return min(before, self._was_too_much)
 
     def _turn_out(self, unfinished: list[tuple[int, int]]) -> None:
