@@ -20,7 +20,7 @@ import zmq
 
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.child.draining import Draining
-from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_S, MESSAGE_BYTES_MAX
+from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, HEAP_PERCENT, INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
@@ -98,6 +98,7 @@ class RouterServer:
             outbox=Outbox(share_bytes, lambda client: self._machine.crowded_no_longer(client), self._own),
             slices=(slices := Slices(share_bytes, others=lambda: self._machine.bytes)),
             guard=self._guard,
+            heap_bytes_max=spec.budget_bytes * HEAP_PERCENT // 100,
         )
         self._machine = RouterMachine(
             first_topology(spec),

@@ -12,9 +12,9 @@ import re
 import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import Any
 
 from tidegate.runtime.limits import ADDRESSES_MAX
+from tidegate.runtime.lookup import Found, addresses_of
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 EXAMPLES = "tcp://127.0.0.1:7711 or ipc:///run/tidegate.sock"
@@ -131,7 +131,7 @@ def is_of_this_machine(endpoint: str) -> bool:
     if host == "*":  # For the C library it is a name of loopback.
         return False
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        found = addresses_of(host.strip("[]"), int(port))
         return bool(found) and all(_is_loopback(str(address[4][0])) for address in found)
     except (OSError, ValueError):
         return False
@@ -170,18 +170,18 @@ def has_name(endpoint: str) -> bool:
     return False
 
 
-def look_up(endpoint: str) -> list[str]:
-    """The endpoints in numbers that it stands for, in the order in which the system prefers them. Takes what a look-up takes.
-    Raises OSError, also for a name that cannot be one."""
+def look_up(endpoint: str, within_s: float | None = None) -> list[str]:
+    """The endpoints in numbers that it stands for, in the order in which the system prefers them. Takes what a look-up takes, as
+    long as `within_s` at most. Raises OSError, also for a name that cannot be one."""
     host, port = _split(endpoint)
     try:
-        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        found = addresses_of(host, int(port), within_s)
     except UnicodeError as error:
         raise OSError(f"{host!r} is no name of a host: {error}") from None
     return _endpoints(found)
 
 
-def _endpoints(found: list[Any]) -> list[str]:
+def _endpoints(found: Found) -> list[str]:
     endpoints = []
     for family, _, _, _, address in found:
         if family in (socket.AF_INET, socket.AF_INET6):

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
+
+from tidegate.runtime.lookup import aside
 
 PATIENCE_S = 0.5
 """What wants to end in order has this time before it is cancelled again."""
@@ -55,10 +59,10 @@ async def within(limit_s: float, what: Coroutine[Any, Any, T]) -> T:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, but that what does not end when it is cancelled is named in the log and left behind, and threads are not
-    waited for here: what is to be done after it is not held up by one that looks up a name. The interpreter waits for them when
-    it ends."""
-    loop = asyncio.new_event_loop()
+    """As `asyncio.run`, but that what does not end when it is cancelled is named in the log and left behind, and no thread is
+    waited for. One that looks up a name ends with the process; for what was given to an executor the interpreter waits when it
+    ends."""
+    loop = _Loop()
     asyncio.set_event_loop(loop)
     try:
         try:
@@ -70,3 +74,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+async def look_up(*question: Any) -> Any:
+    """As `socket.getaddrinfo`, for who may be cancelled and for a loop that may be closed meanwhile."""
+    return await asyncio.wrap_future(aside(partial(socket.getaddrinfo, *question)))
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names up aside, for whoever connects in it."""
+
+    async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        return await look_up(host, port, family, type, proto, flags)

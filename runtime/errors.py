@@ -261,7 +261,7 @@ class OperatorError(TidegateError):
     may be, so that the same may succeed later."""
 
     def __init__(self, operation: str, place: object, problem: str, hint: str, *, passes: bool = False) -> None:
-        super().__init__(f"{operation} {place}: {problem} ({hint})")
+        super().__init__(f"{operation} {one_line(str(place))}: {problem} ({hint})")
         self.operation = operation
         self.place = place
         self.problem = problem

@@ -8,7 +8,9 @@ which keeps what was freed in it while large messages come, and gives it back wh
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+from collections.abc import Callable
 
 from tidegate.runtime.limits import FREE_HEAP_BYTES_MAX
 
@@ -34,6 +36,30 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [  # as ctypes wants it
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
+
+
+@functools.cache
+def _mallinfo2() -> Callable[[], _Mallinfo2] | None:
+    found = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc 2.33 and later; not in musl.
+    if found is not None:
+        found.restype = _Mallinfo2
+    return found
+
+
+def allocated() -> int:
+    """What is in use of the heap, in bytes, also where nothing has been written to it yet; what is in memory where the C library
+    does not say. Asking takes some 50 microseconds."""
+    if (ask := _mallinfo2()) is None:
+        return in_memory()
+    told = ask()
+    return int(told.uordblks) + int(told.hblkhd)
 
 
 def in_memory() -> int:

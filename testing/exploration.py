@@ -176,7 +176,8 @@ def explore(
     """`@explore()` runs an `async def` test that takes the fixture `objects` under many schedules: calls and replies that are
     late and overtake those of others, commits that take a while, objects that leave memory after a call, and up to `crashes`
     crashes (True: one), at each point there is. All schedules that differ from the natural one at one point are tried first,
-    then at more, then drawn ones, `schedules` in all. Calls of the test are tried again after a crash, as those of clients are.
+    then at more, then near those that bring new points, then drawn ones, `schedules` in all. Calls of the test are tried again
+    after a crash, as those of clients are.
 
     `failures`: commits fail, too. `workers`: processes, each with a part of the objects; without it as many as the test's mark
     `tidegate(workers=...)` says, or three. Raises ValueError for less than one schedule or worker, and TypeError for what is no

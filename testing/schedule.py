@@ -8,6 +8,7 @@ Rule 2: nothing is drawn while a run is under way that is not written down as a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from random import Random
 
 Deviations = dict[int, int]
@@ -15,6 +16,8 @@ NATURAL = "natural"
 """The seed of the schedule in which all happens by itself."""
 DEVIATIONS_MEANT = 3
 """In a schedule that is drawn."""
+NEAR = 6
+"""So many points behind a deviation are just behind it."""
 
 
 class Point:
@@ -72,7 +75,10 @@ def deviations_of(seed: str) -> Deviations:
 class Search:
     """Which schedules to try: the natural one, then each that differs from it at one point, then at two, and so on, for as long
     as a whole level fits in what is left of the budget. Of the first level half the budget is tried in any case, evenly spread.
-    The rest are drawn."""
+
+    Where no further level fits: a deviation may bring points that the natural schedule has not, as a read that waits brings a
+    commit of half of what was to be one. No schedule with one deviation deviates there. So some of those come next that deviate
+    once more just behind such a one. The rest are drawn."""
 
     def __init__(self, budget: int, random: Random) -> None:
         self.runs = 0
@@ -92,10 +98,12 @@ class Search:
         natural = Schedule({})
         yield from self._run(natural)
         level = self._neighbours(natural)
+        first: list[Schedule] = []
         if len(level) > self._left:
             self._random.shuffle(level)
             for deviations in level[: self._budget // 2]:
-                yield from self._run(Schedule(deviations))
+                first.append(schedule := Schedule(deviations))
+                yield from self._run(schedule)
         else:
             while level and len(level) <= self._left:
                 deeper: list[Deviations] = []
@@ -103,8 +111,13 @@ class Search:
                     schedule = Schedule(deviations)
                     yield from self._run(schedule)
                     deeper += self._neighbours(schedule)
+                    if len(deviations) == 1:
+                        first.append(schedule)
                 level = deeper
             self.exhausted = not level
+        if not self.exhausted:
+            for deviations in self._behind(first, len(natural.ways))[: self._left // 2]:
+                yield from self._run(Schedule(deviations))
         share = min(0.5, DEVIATIONS_MEANT / max(1, len(natural.ways)))
         for _ in range(2 * self._budget):
             if self.exhausted or not self._left:
@@ -119,6 +132,15 @@ class Search:
         self.runs += 1
         yield schedule
         self._seen.add(tuple(schedule.effective.items()))
+
+    def _behind(self, first: list[Schedule], points: int) -> list[Deviations]:
+        """With one more deviation just behind that of a schedule with more than so many points; those of each in turn."""
+        more = [schedule for schedule in first if len(schedule.ways) > points]
+        near = [
+            [each for each in self._neighbours(schedule) if max(each) <= max(schedule.effective) + NEAR]
+            for schedule in sorted(more, key=lambda schedule: len(schedule.ways))
+        ]
+        return [each for row in zip_longest(*near) for each in row if each is not None]
 
     @staticmethod
     def _neighbours(schedule: Schedule) -> list[Deviations]:

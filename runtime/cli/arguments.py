@@ -104,6 +104,13 @@ def read_as(kind: Any, unit: str = "") -> Callable[[str], Any]:
     return read
 
 
+def a_path(text: str) -> str:
+    """For `type=` of an argument. What a shell makes of a variable that is not set is not the folder where it is typed."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def counts(text: str) -> list[int]:
     read = read_as(Count)
     return [read(part.strip()) for part in text.split(",")]

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.addresses import has_name, look_up
 from tidegate.runtime.cli.exits import fail
 from tidegate.runtime.cli.local import ask_supervisor
 from tidegate.runtime.client.access import key_to_be_read_again
@@ -62,16 +63,11 @@ def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S, 
     """ZeroMQ connects in the background and for ever; a person wants to know at once. Who has a key greets: a service that asks
     for keys counts and logs whoever connects and says nothing as one without."""
     timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
-    if key is not None and _is_greeted(endpoint, timeout_s, key):
-        return
     try:
-        if endpoint.startswith("ipc://"):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(timeout_s)
-                probe.connect(unix_address(endpoint))
-        else:
-            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+        found = look_up(endpoint, timeout_s) if has_name(endpoint) else [endpoint]
+        until_s = time.monotonic() + timeout_s
+        if key is None or not any(_is_greeted(each, until_s, key) for each in found):
+            _connect_to_one(found, timeout_s)
     except (ConnectionRefusedError, FileNotFoundError):
         raise OperatorError("connect", endpoint, "nothing is listening there", NOBODY_HINT) from None
     except TimeoutError:
@@ -82,13 +78,29 @@ def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S, 
         raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
 
 
-def _is_greeted(endpoint: str, timeout_s: float, key: ClientKey) -> bool:
+def _connect_to_one(endpoints: list[str], timeout_s: float) -> None:
+    """Raises OSError: of the last one, where nobody lets it in."""
+    for endpoint in endpoints:
+        try:
+            if endpoint.startswith("ipc://"):
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.settimeout(timeout_s)
+                    probe.connect(unix_address(endpoint))
+            else:
+                host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+            return
+        except OSError:
+            if endpoint == endpoints[-1]:
+                raise
+
+
+def _is_greeted(endpoint: str, until_s: float, key: ClientKey) -> bool:
     """Whether somebody there says anything to this key. False: why not is found out otherwise."""
     import zmq  # Here, as the client above.
 
     from tidegate.runtime.sockets.dealer import Dealer
 
-    until_s = time.monotonic() + timeout_s
     with zmq.Context() as context:
         try:
             dealer = Dealer(context, [endpoint], reconnect=False, key=key)

@@ -42,13 +42,12 @@ def _told(run: Callable[[], int]) -> int:
         _give_up_stdout()
         return EXIT_FAILED
     except OSError as error:
-        if isinstance(error, PermissionError) and error.filename is not None:
-            problem = error.strerror or str(error)
-            return fail(str(OperatorError("open", error.filename, problem, "run it as the user who runs the service")))
-        if error.filename is not None:
-            raise
-        _give_up_stdout()
         problem = error.strerror or str(error)
+        if error.filename is not None:
+            may_not = isinstance(error, PermissionError)
+            hint = "run it as the user who runs the service" if may_not else "see whether it is the right path"
+            return fail(str(OperatorError("open", error.filename, problem, hint)))
+        _give_up_stdout()
         return fail(str(OperatorError("write the result to", "stdout", problem, "it was not shown in full; write it elsewhere")))
     except KeyboardInterrupt:
         return 130

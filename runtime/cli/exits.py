@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from tidegate.runtime.errors import one_line
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -22,5 +24,5 @@ def fail(text: str) -> int:
 
 
 def fail_usage(text: str) -> int:
-    print(f"tidegate: {text}", file=sys.stderr)
+    print(f"tidegate: {one_line(text)}", file=sys.stderr)
     return EXIT_USAGE

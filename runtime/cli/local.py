@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.lookup import addresses_of
 from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_answer, encode
 
 _SOCKETS = Path("/proc/net/unix")
@@ -171,7 +172,7 @@ def _inodes_of_path(path: str) -> list[set[str]]:
 
 def _addresses(host: str) -> set[IPv4Address | IPv6Address]:
     with contextlib.suppress(OSError, UnicodeError):
-        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        found = addresses_of(host.strip("[]"), None, ANSWER_S)
         return {_as_four(ip_address(str(address[0]).partition("%")[0])) for *_, address in found}
     return set()
 

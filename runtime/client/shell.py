@@ -16,7 +16,6 @@ import random
 import secrets
 import stat
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import zmq
@@ -28,6 +27,7 @@ from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.client.terms import Terms
 from tidegate.runtime.errors import Unauthorized, Unavailable
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
+from tidegate.runtime.lookup import Question
 from tidegate.runtime.sockets.dealer import Dealer
 from tidegate.runtime.sockets.stream import Stream
 from tidegate.runtime.wire.access import ClientKey
@@ -52,14 +52,6 @@ class Timer(Protocol):
     def cancel(self) -> object: ...
 
 
-class Asked(Protocol):
-    """A question that somebody else answers; every future is one."""
-
-    def result(self) -> Any: ...
-    def cancel(self) -> object: ...
-    def add_done_callback(self, callback: Callable[[Any], object], /) -> object: ...
-
-
 class Driver(Protocol):
     """Who turns a shell. Every event loop is one."""
 
@@ -70,7 +62,6 @@ class Driver(Protocol):
     def remove_reader(self, fd: Any, /) -> object: ...
     def add_writer(self, fd: Any, callback: Callable[..., object], /, *args: Any) -> object: ...
     def remove_writer(self, fd: Any, /) -> object: ...
-    def run_in_executor(self, executor: None, function: Callable[..., Any], /, *args: Any) -> Asked: ...
 
 
 _ASKED = Terms(TIMEOUT_S, is_told=False, retries=False)
@@ -323,15 +314,22 @@ class Shell:
 
     def _look_up(self, number: int) -> None:
         name = self._names.get(number)
-        if name is not None:
-            name.asked = self._driver.run_in_executor(None, look_up, name.endpoint)
-            name.asked.add_done_callback(partial(self._looked_up, number))
-
-    def _looked_up(self, number: int, asked: Asked) -> None:
-        """Tries every address of the name; until one answers the name is looked up again and again."""
-        name = self._names.get(number)
         if name is None:
             return
+        try:
+            name.asked = Question(look_up, name.endpoint)
+        except OSError as error:  # No descriptor, or no thread.
+            self._look_up_again(number, name, error)
+        else:
+            self._driver.add_reader(name.asked.fileno(), self._looked_up, number)
+
+    def _looked_up(self, number: int) -> None:
+        """Tries every address of the name; until one answers the name is looked up again and again."""
+        name = self._names.get(number)
+        if name is None or name.asked is None:
+            return
+        asked = name.asked
+        self._hear_no_more(name)
         try:
             found = asked.result()
             if found != name.tried:
@@ -339,15 +337,27 @@ class Shell:
                 name.tried = []
                 self._attach(number, found, reconnect=True)
                 name.tried = found
-            self._machine.problem = ""
         except (OSError, zmq.ZMQError, Unavailable) as error:  # The next try may find a descriptor.
-            self._machine.problem = getattr(error, "strerror", "") or str(error)
+            self._look_up_again(number, name, error)
+        else:
+            self._look_up_again(number, name, None)
+
+    def _look_up_again(self, number: int, name: _Name, problem: Exception | None) -> None:
+        self._machine.problem = "" if problem is None else getattr(problem, "strerror", "") or str(problem)
         name.again = self._driver.call_at(self._time() + LOOK_UP_AGAIN_S, self._look_up, number)
+
+    def _hear_no_more(self, name: _Name) -> None:
+        if name.asked is not None:
+            self._driver.remove_reader(name.asked.fileno())
+            name.asked.close()
+            name.asked = None
 
     def _forget_name(self, number: int) -> None:
         name = self._names.pop(number, None)
         if name is not None:
-            name.stop()
+            self._hear_no_more(name)
+            if name.again is not None:
+                name.again.cancel()
 
     # Time and topology
 
@@ -411,13 +421,8 @@ class _Name:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.tried: list[str] = []
-        self.asked: Asked | None = None
+        self.asked: Question[list[str]] | None = None
         self.again: Timer | None = None
-
-    def stop(self) -> None:
-        for each in (self.asked, self.again):
-            if each is not None:
-                each.cancel()
 
 
 def _is_local(endpoint: str) -> bool:

@@ -18,7 +18,6 @@ import sys
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
@@ -456,15 +455,6 @@ class Poller:
             self._epoll.modify(fd, events)
         else:
             self._epoll.register(fd, events)
-
-    def run_in_executor(self, executor: None, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        """At once: the caller has to wait for the answer all the same."""
-        asked: Future[Any] = Future()
-        try:
-            asked.set_result(function(*args))
-        except Exception as error:
-            asked.set_exception(error)
-        return asked
 
     def close(self) -> None:
         self._epoll.close()

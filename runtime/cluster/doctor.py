@@ -35,7 +35,9 @@ from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.operating import LISTEN_S, asked
 from tidegate.runtime.cluster.picture import picture
 from tidegate.runtime.cluster.records import Beat
+from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.lookup import aside
 from tidegate.shard.replicated.founding import REPLICAS, bucket_name, find_founded, of_each
 from tidegate.shard.replicated.servers import ANSWER_S, check_fence, close, connect
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream
@@ -45,13 +47,15 @@ from tidegate.shard.replicated.worker_log import stream_name
 MONITOR_PORT = 8222
 """The usual one."""
 _VARZ_BYTES_MAX = 4 << 20
+_VARZ_S = 3 * ANSWER_S
+"""`ANSWER_S` is for each step of it, and for looking up the name there is no bound but this."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def examine(servers: Sequence[str], cluster: str, monitors: Sequence[str] = ()) -> Findings:
     """Of each server, of what the engine heeds, of each stream, and of the hosts. `monitors`: where the monitoring ports of the
     servers are, `http://a:8222`; unless given, the usual port of each server is tried."""
-    findings, reached = asyncio.run(_of_servers(servers, monitors))
+    findings, reached = run(_of_servers(servers, monitors))
     if reached:
         try:
             findings.add(asked(servers, cluster, lambda client: _of_cluster(client, cluster)))
@@ -106,7 +110,18 @@ async def _info(server: str) -> ServerInfo:
 
 async def _varz(urls: Sequence[str]) -> dict[str, Varz | str]:
     """By URL; as text why there is none."""
-    return dict(zip(urls, await asyncio.gather(*(asyncio.to_thread(_fetch, url) for url in urls)), strict=True))
+    return dict(zip(urls, await asyncio.gather(*map(_fetched, urls)), strict=True))
+
+
+async def _fetched(url: str) -> Varz | str:
+    """The library heeds no time while it looks up the name."""
+    try:
+        async with asyncio.timeout(_VARZ_S):
+            return await asyncio.wrap_future(aside(_fetch, url))
+    except TimeoutError:
+        return f"has not answered within {_VARZ_S:g} s"
+    except OSError as error:  # There is no thread for it.
+        return f"was not asked ({error})"
 
 
 def _fetch(url: str) -> Varz | str:

@@ -26,7 +26,7 @@ from tidegate.runtime.cluster.bucket import PlacementRecord, hosts_secret
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
 from tidegate.runtime.cluster.picture import HOST_STATES, picture
 from tidegate.runtime.cluster.records import Beat, decode_beat, encode
-from tidegate.runtime.ending import end, within
+from tidegate.runtime.ending import end, run, within
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.counts import Labels, Value
 from tidegate.runtime.wire.supervisor_messages import Problem
@@ -301,7 +301,7 @@ def prepare_to_join(servers: Sequence[str], cluster: str, id: str) -> str:
             await close(client)
 
     try:
-        secret, there = asyncio.run(ask())
+        secret, there = run(ask())
     except _FAULTS as error:
         hint = "see that JetStream is enabled and that enough servers of the cluster run"
         raise OperatorError("join the cluster", cluster, said_by(error), hint, passes=True) from error

@@ -24,6 +24,7 @@ from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.picture import LogShown, Picture, SnapshotShown, host_names, picture
 from tidegate.runtime.cluster.placement import in_the_end
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement, PlacedHost
+from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import find_founded
 from tidegate.shard.replicated.servers import START_PAUSE_S, close, connect, said_by
@@ -181,7 +182,7 @@ async def _record(client: Client, cluster: str) -> PlacementRecord:
 def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitable[T]]) -> T:
     """What `ask` says of it; it is asked again where servers refuse what they may do in a moment."""
 
-    async def run() -> T:
+    async def asking() -> T:
         client = await connect(servers)
         try:
             return await _patiently(client, ask)
@@ -193,7 +194,7 @@ def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitabl
         finally:
             await close(client)
 
-    return asyncio.run(run())
+    return run(asking())
 
 
 async def _patiently(client: Client, ask: Callable[[Client], Awaitable[T]]) -> T:

@@ -32,6 +32,8 @@ _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 _AGAIN = "mend it, and give the same command again"
 _BEFORE_A_START = frozenset({"access.json", "access.json.new", "lost+found"})
 """What a data folder may have in which no service has started yet: `tidegate keys` was first, or it is a disk of its own."""
+_LEFT = re.compile(r"\.(being-made|taking-place|in-place)-.*|before-\d{8}T\d{6}Z(-[0-9a-f]+)?")
+"""What a restore or a reshard makes within a data folder that is a mount, and leaves there if it is killed."""
 SECRET_BYTES_MAX = 1 << 20
 """Of systemd, for a credential."""
 JOURNAL_LINES = 8
@@ -104,7 +106,7 @@ def _owner_of_data(folder: str) -> Owner:
         return "ours"
     if {"tidegate.json", "lock"} & {*names}:
         return "ours"
-    if not {*names} <= _BEFORE_A_START:
+    if not all(name in _BEFORE_A_START or _LEFT.fullmatch(name) for name in names):
         return "others"
     return "nobody" if {*names} <= {"lost+found"} else "ours"
 

@@ -20,7 +20,7 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from tidegate.runtime import descriptors
-from tidegate.runtime.heap import give_back, in_memory
+from tidegate.runtime.heap import allocated, give_back, in_memory
 from tidegate.runtime.limits import (
     KNOCK_BARRED_S,
     KNOCK_LOOK_S,
@@ -41,6 +41,8 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _STRANGERS_LOG_S = 60.0
 _FULL_LOG_S = 60.0
 _FULL_RETRY_S = 0.5
+_PIECES_BYTES_MAX = 64 << 20
+"""What is in memory beside what is in use of the heap: the program, and free pieces between those that are used."""
 _GONE_S = 0.5
 """Then the library has freed what it held of a connection that was turned out."""
 _FAILURES = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
@@ -61,14 +63,18 @@ class Connections:
         unfinished: Unfinished,
         rounds: Callable[[], int],
         gone: Callable[[], None],
+        heap_bytes_max: int | None = None,
     ) -> None:
         """Of this socket, which is to be bound later. `rounds` says what `Unfinished.look` wants to know; `gone` is called
-        whenever somebody has gone; the library does not say who."""
+        whenever somebody has gone; the library does not say who. With more than `heap_bytes_max` in use it is looked whether
+        many messages that have begun take it."""
         self._socket = socket
         self._gone = gone
         self._unfinished = unfinished
         self._rounds = rounds
         self._unfinished_look: asyncio.TimerHandle | None = None
+        self._heap_bytes_max = heap_bytes_max
+        self._was_too_much = 0
         self._memory_looked_at = 0
         in_memory()  # Its descriptor is there before those of clients.
         self._unfinished_logged_s = -math.inf
@@ -226,13 +232,25 @@ class Connections:
             return
         assert self._loop is not None
         memory = in_memory()
-        if memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES:
-            self._turn_out(self._unfinished.look(bytes_taken, self._rounds()))
+        too_much = self._too_much(memory)
+        has_grown = memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES
+        if has_grown or too_much > 0:  # What is in use may have been in memory before.
+            self._turn_out(self._unfinished.look(bytes_taken, self._rounds(), too_much))
             self._memory_looked_at = memory
         elif self._unfinished.suspects:
             self._turn_out(self._unfinished.look_at_suspects(bytes_taken, self._rounds()))
         self._memory_looked_at = min(self._memory_looked_at, memory)
         self._look_again()
+
+    def _too_much(self, memory: int) -> int:
+        """Bytes that are in use and should not be, and were at the last look: what waits to be read is soon gone."""
+        if self._heap_bytes_max is None:
+            return 0
+        in_use = allocated()
+        if memory > self._heap_bytes_max and memory - in_use > _PIECES_BYTES_MAX:
+            give_back()
+        before, self._was_too_much = self._was_too_much, max(0, in_use - self._heap_bytes_max)
+        return min(before, self._was_too_much)
 
     def _turn_out(self, unfinished: list[tuple[int, int]]) -> None:
         assert self._loop is not None
@@ -246,7 +264,7 @@ class Connections:
         if (now := self._loop.time()) >= self._unfinished_logged_s + SAID_S:
             self._unfinished_logged_s = now
             text = (
-                "listen: closed a connection of %s that held %.0f MiB of a message which did not end; %d closed so far "
+                "listen: closed a connection of %s that held %.0f MiB of a message which had not ended; %d closed so far "
                 "(told again after %d s)"
             )
             log.warning(text, address or "somebody", size / (1 << 20), self._unfinished.turned_out, SAID_S)

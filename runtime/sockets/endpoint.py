@@ -169,11 +169,13 @@ class Endpoint:
         outbox: Outbox | None = None,
         slices: Slices | None = None,
         guard: Guard | None = None,
+        heap_bytes_max: int | None = None,
     ) -> None:
         """`handle` is called for every message; if it raises, the requests that the message still has are answered `internal`:
         what is answered already, or will be, must have been taken out. `end_turn` is called after every burst of messages, and
         when nothing is kept any longer for clients that did not read; it must call `flush`. With a `guard` only those come in
-        whom it knows, and their calls are shown to it first."""
+        whom it knows, and their calls are shown to it first. `heap_bytes_max`: of a process in which nothing takes much but
+        messages; with more than that in use, of those that have begun some are given up with their connections."""
         self._guard = guard
         self._zap = None if guard is None else Zap(context, guard, self._log_unknown_key)
         self._socket = context.socket(zmq.ROUTER)
@@ -183,7 +185,9 @@ class Endpoint:
         self._unfinished = Unfinished(message_bytes_max, 2 * self.outbox.pool_bytes)
         """Half of the budget: `BUDGET_SHARE` says what that is for."""
         self._frame_bytes = FRAME_HEAD_BYTES + (0 if guard is None else ENCRYPTED_BYTES)
-        self._connections = Connections(context, self._socket, guard, self._unfinished, self._rounds, self._forget_gone)
+        self._connections = Connections(
+            context, self._socket, guard, self._unfinished, self._rounds, self._forget_gone, heap_bytes_max
+        )
         self._rounds_so_far = self._round_ended = 0
         self._message_bytes_max = message_bytes_max
         self._handle = handle

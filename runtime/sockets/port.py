@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from tidegate.runtime.addresses import NOT_HERE
 from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.lookup import addresses_of
 
 _SYSTEMD_FD = 3
 _IPC = "ipc://"
@@ -279,7 +280,7 @@ def _addresses(host: str, port: int) -> list[Address]:
         both = socket.has_dualstack_ipv6()
         return [(socket.AF_INET6, ("::", port)) if both else (socket.AF_INET, ("", port))]
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = addresses_of(host.strip("[]"), port)
     except (OSError, UnicodeError):
         return [(socket.AF_INET, (_address_of_interface(host), port))]
     return sorted({(family, address) for family, _, _, _, address in found})

@@ -3,6 +3,10 @@ frame is there, and knows a bound for a frame only.
 
 Guarantee: what has come of one message is soon not more than a message may have, and of all together not more than
 `bytes_max`; else connections are turned out, those first that say nothing any more. Nobody is whose messages are read.
+
+For a message that has begun the library takes the room for all of its frame. So many large ones may take the memory although
+little of them has come: where the process has more than it may, of those that have begun some are turned out, of which least has
+come: what had nearly come was not in vain.
 Rule: pure. The connections tell what the kernel has received of each, the endpoint what was read of each client; what is to be
 closed is returned. What was received and not read is an unfinished message for certain only if the socket, which serves its
 connections in turn, has come round to this one meanwhile and found nothing.
@@ -48,11 +52,17 @@ class Unfinished:
         self._open: dict[int, None] = {}
         """Descriptors. Who is looked at next comes first."""
         self._ahead: dict[int, _Ahead] = {}
+        self._going: set[int] = set()
+        """They were turned out, and the library has not closed them yet."""
 
     def came(self, fd: int) -> None:
         self._open[fd] = None
 
     def left(self, fd: int) -> None:
+        self._going.discard(fd)
+        self._no_longer(fd)
+
+    def _no_longer(self, fd: int) -> None:
         self._open.pop(fd, None)
         self._ahead.pop(fd, None)
         self._forget(fd)
@@ -76,17 +86,17 @@ class Unfinished:
         """It should be looked again soon."""
         return bool(self._ahead)
 
-    def look(self, received: Callable[[int], int | None], rounds: int) -> list[tuple[int, int]]:
-        """Which connections are to be closed, and the bytes that they hold. `received`: how many bytes of a descriptor were taken
-        from the kernel; None where that does not say, which is so for good. `rounds`: how often the socket has come round to
-        all its connections so far."""
-        return self._look(list(itertools.islice(self._open, UNFINISHED_AT_ONCE)), received, rounds)
+    def look(self, received: Callable[[int], int | None], rounds: int, too_much: int = 0) -> list[tuple[int, int]]:
+        """Which connections are to be closed, and the bytes that have come of their messages. `received`: how many bytes of a
+        descriptor were taken from the kernel; None where that does not say, which is so for good. `rounds`: how often the socket
+        has come round to all its connections so far. `too_much`: bytes that the process has and should not."""
+        return self._look(list(itertools.islice(self._open, UNFINISHED_AT_ONCE)), received, rounds, too_much)
 
     def look_at_suspects(self, received: Callable[[int], int | None], rounds: int) -> list[tuple[int, int]]:
         """As `look`, at none but those of which more had come than was read."""
-        return self._look(list(itertools.islice(self._ahead, UNFINISHED_AT_ONCE)), received, rounds)
+        return self._look(list(itertools.islice(self._ahead, UNFINISHED_AT_ONCE)), received, rounds, 0)
 
-    def _look(self, fds: list[int], received: Callable[[int], int | None], rounds: int) -> list[tuple[int, int]]:
+    def _look(self, fds: list[int], received: Callable[[int], int | None], rounds: int, too_much: int) -> list[tuple[int, int]]:
         for fd in fds:
             del self._open[fd]
             before = self._ahead.pop(fd, None)
@@ -95,7 +105,11 @@ class Unfinished:
                 self._look_at(fd, taken, rounds, before)
         closed = self._to_be_closed()
         for fd, _ in closed:
-            self.left(fd)
+            self._turned_out(fd)
+        more = self._to_make_room(too_much)
+        for fd, _ in more:
+            self._turned_out(fd)
+        closed += more
         self.turned_out += len(closed)
         return closed
 
@@ -111,6 +125,20 @@ class Unfinished:
             self._ahead[fd] = _Ahead(size, read, rounds, False, True)
         else:  # The first of these rounds may have been half over.
             self._ahead[fd] = _Ahead(size, read, before.rounds, rounds > before.rounds + 1, size > before.size)
+
+    def _turned_out(self, fd: int) -> None:
+        self._no_longer(fd)
+        self._going.add(fd)
+
+    def _to_make_room(self, too_much: int) -> list[tuple[int, int]]:
+        """Each has the room of a message at most, which is free when the library has closed it."""
+        closed: list[tuple[int, int]] = []
+        begun = sorted((each.grew, each.size, fd) for fd, each in self._ahead.items() if each.is_begun)
+        for _, size, fd in begun:
+            if (len(self._going) + len(closed)) * self._message_bytes_max >= too_much:
+                break
+            closed.append((fd, size))
+        return closed
 
     def _to_be_closed(self) -> list[tuple[int, int]]:
         begun = [(each.grew, -each.size, fd) for fd, each in self._ahead.items() if each.is_begun]

@@ -11,6 +11,7 @@ logged of the list has public halves only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -27,6 +28,7 @@ from tidegate.runtime.wire.access import ACCESS_KEYS_MAX, AccessKey, duplicates,
 FORMAT = 1
 BYTES_MAX = 16 << 20
 _HINT = "run it as the user of the service or root"
+_ROOM_HINT = "make room on its file system; nothing was changed"
 _TAKE_IT = "take the file out of a backup: what `tidegate restore SOURCE --data ELSEWHERE` makes has it"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
 """Of a key: it is a name of files, and stands in lines of the log."""
@@ -117,7 +119,8 @@ def change_access(path: Path, change: Callable[[AccessList], AccessList], *, cre
         hint = "name the directory of the service with --data, or the file itself with --access"
         raise OperatorError("read", path, "there are no access keys", hint) from error
     except OSError as error:
-        raise OperatorError("write", path, error.strerror or str(error), _HINT) from error
+        hint = _ROOM_HINT if error.errno in (errno.ENOSPC, errno.EDQUOT) else _HINT
+        raise OperatorError("write", path, error.strerror or str(error), hint) from error
 
 
 @contextlib.contextmanager
@@ -135,15 +138,19 @@ def _write(path: Path, text: bytes) -> None:
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        if os.geteuid() == 0:
-            with contextlib.suppress(FileNotFoundError):
-                owner = path.lstat()
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-        file.write(text)
-        file.flush()
-        os.fsync(fd)
-    os.rename(new, path)
+    try:
+        with open(fd, "wb") as file:
+            if os.geteuid() == 0:
+                with contextlib.suppress(FileNotFoundError):
+                    owner = path.lstat()
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.rename(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import HTTP_CONNECTIONS_MAX, HTTP_REQUEST_BYTES_MAX, HTTP_REQUEST_S
+from tidegate.runtime.lookup import addresses_of
 
 TEXT = "text/plain; charset=utf-8"
 OPTION = "[metrics] listen"
@@ -47,7 +48,7 @@ def open_listening(address: str, option: str = OPTION) -> socket.socket:
     """`option`: where the address comes from. Raises OperatorError."""
     host, _, port = address.rpartition(":")
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = addresses_of(host.strip("[]"), int(port), flags=socket.AI_PASSIVE)
         family, _, _, _, at = found[0]
         return socket.create_server((str(at[0]), int(at[1])), family=family, backlog=HTTP_CONNECTIONS_MAX)
     except OSError as error:

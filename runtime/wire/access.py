@@ -10,7 +10,7 @@ Both are written in Z85, 40 characters. It has nothing to do with the key of a c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -50,14 +50,18 @@ class Rights(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{classes}{methods}{', read-only' if self.read_only else ''}{', admin' if self.admin else ''}"
 
 
+Time = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+"""What people can be told: Unix time, up to the year 5138."""
+
+
 class AccessKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """An entry of the service's list."""
 
     name: str
     public: str
     rights: Rights = Rights()
-    made_s: float = 0.0
-    until_s: float | None = None
+    made_s: Time = 0.0
+    until_s: Time | None = None
     """From this time on it is worth nothing; in the past for one that is revoked. Unix time."""
 
     def is_valid(self, now_s: float) -> bool:

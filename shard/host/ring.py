@@ -118,8 +118,8 @@ class Ring(BuiltIn):
             self.clock.rung += 1
             await activation.object_class.alarm(instance, info_of(alarm, self.clock.ahead_us(self.shard)))  # type: ignore[misc]  # no class rings without
         except BaseException as exc:
-            if activation.broken is not None:
-                raise
+            if activation.broken is not None or CURRENT.get(None) is not activation:
+                raise  # The second: nobody runs it any more. Its coroutine is closed, as where a simulated process is killed.
             activation.host.log.failed(activation.id, "the alarm handler failed", exc, ALARM)
             if self.trace is not None:
                 self._raised = MethodRaised(text_of(exc), details={"type": name_of(exc)}).to_wire()

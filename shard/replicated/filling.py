@@ -6,7 +6,6 @@ does, and only for the directory that it names. Whoever was killed in between go
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from secrets import token_hex
 
@@ -16,6 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
+from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import (
     REPLICAS,
@@ -51,11 +51,11 @@ class Filling:
 
     def begin(self) -> None:
         """The cluster is to be filled by this one, and there are streams."""
-        asyncio.run(patiently(self._servers, self._name, self._begin, looks=True))
+        run(patiently(self._servers, self._name, self._begin, looks=True))
 
     def has_something(self, shard: int) -> bool:
         """In its stream, of a run before."""
-        return asyncio.run(patiently(self._servers, self._name, lambda client: is_used(client, stream_name(self._name, shard))))
+        return run(patiently(self._servers, self._name, lambda client: is_used(client, stream_name(self._name, shard))))
 
     def make_anew(self, shard: int) -> None:
         """Its stream: what a run before has put into it is gone."""
@@ -65,7 +65,7 @@ class Filling:
             await _remove(client, stream_name(self._name, shard))
             await self._make(client, shard)
 
-        asyncio.run(patiently(self._servers, self._name, step))
+        run(patiently(self._servers, self._name, step))
 
     def end(self) -> None:
         """All of it is there: hosts may come."""
@@ -74,7 +74,7 @@ class Filling:
             bucket = await open_bucket(client, self._name)
             await finish(bucket, *await self._mine(bucket))
 
-        asyncio.run(patiently(self._servers, self._name, step))
+        run(patiently(self._servers, self._name, step))
 
     async def _begin(self, client: Client) -> None:
         bucket = await open_bucket(client, self._name)
@@ -133,7 +133,7 @@ def undo(servers: Sequence[str], name: str) -> bool:
         await _remove(client, f"KV_{bucket_name(name)}")
         return True
 
-    return asyncio.run(patiently(servers, name, step))
+    return run(patiently(servers, name, step))
 
 
 async def _remove(client: Client, stream: str) -> None:

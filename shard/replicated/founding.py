@@ -24,6 +24,7 @@ from nats.js.api import KeyValueConfig, StorageType
 from nats.js.errors import KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
+from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, check_fence, close, connect, said_by
 from tidegate.shard.replicated.stream import ShardStream, is_used
@@ -83,7 +84,7 @@ def find_or_found(servers: Sequence[str], name: str, shards_if_new: int) -> Foun
     async def step(client: Client) -> Founding:
         return await _found(client, name, shards_if_new)
 
-    return asyncio.run(patiently(servers, name, step, looks=True))
+    return run(patiently(servers, name, step, looks=True))
 
 
 async def patiently(

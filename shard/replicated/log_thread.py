@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import uvloop
 
-from tidegate.runtime.ending import PAUSE_S, end
+from tidegate.runtime.ending import PAUSE_S, end, look_up
 
 T = TypeVar("T")
+
+
+_UvLoop: Any = uvloop.Loop  # Its stubs have a form of their own for each way to connect.
+
+
+class _Loop(_UvLoop):  # type: ignore[misc]  # of any class
+    """Looks names up aside: libuv's own threads do it otherwise, and both a loop that closes and the process wait for those."""
+
+    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **terms: Any) -> Any:
+        if host is None:
+            return await super().create_connection(factory, host, port, **terms)
+        problem: OSError = OSError(f"{host} has no address")
+        for *_, address in await look_up(host, port, 0, socket.SOCK_STREAM):
+            try:
+                return await super().create_connection(factory, address[0], address[1], **terms)
+            except OSError as error:
+                problem = error
+        raise problem
 
 
 class LogThread:
@@ -21,7 +40,7 @@ class LogThread:
         self._closed = closed
         self._closing = threading.Lock()
         self._waited_for: set[concurrent.futures.Future[Any]] = set()
-        self.loop = uvloop.new_event_loop()
+        self.loop = _Loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

@@ -48,12 +48,6 @@ class Printer(DurableObject):
     async def jam(self) -> None:
         os._exit(3)
 
-    async def jam_soon(self) -> None:
-        await self.storage.set_alarm(0)
-
-    async def alarm(self, info: object) -> None:
-        os._exit(3)
-
 
 class PaymentRefused(Exception):
     pass

@@ -25,6 +25,7 @@ LEAVES = {
     "runtime/extras",
     "runtime/regular",
     "runtime/ending",
+    "runtime/lookup",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -37,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/errors": {"runtime/limits"},
     "runtime/limits": set(),
     "runtime/ids": {"runtime/limits"},
-    "runtime/addresses": {"runtime/limits"},
+    "runtime/addresses": {"runtime/limits", "runtime/lookup"},
     "runtime/descriptors": {"runtime/errors", "runtime/limits"},
     "runtime/heap": {"runtime/limits"},
     "runtime/shares": {"runtime/limits"},
@@ -45,7 +46,8 @@ ARROWS: dict[str, set[str]] = {
     "runtime/extras": set(),
     "runtime/shipping": {"runtime/limits", "runtime/regular"},
     "runtime/regular": set(),
-    "runtime/ending": set(),
+    "runtime/ending": {"runtime/lookup"},
+    "runtime/lookup": set(),
     "runtime/lint": set(),
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},

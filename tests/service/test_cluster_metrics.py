@@ -61,6 +61,8 @@ def test_hosts_tell_of_the_cluster_and_of_its_logs(serve: Serve, servers: NatsSe
     assert shown <= {name for name, _ in samples}
     first.service.kill_everything()
     lost = ("tidegate_cluster_hosts", (("state", "lost"),))
-    second.wait_for(lambda samples: samples[lost] == 1 and samples[owned] == 8, "the loss of the other, whose shards it takes")
+    second.wait_for(
+        lambda samples: (samples.get(lost), samples.get(owned)) == (1, 8), "the loss of the other, whose shards it takes"
+    )
     replayed = ("tidegate_cluster_replayed_bytes_total", (("process", "worker 0"),))
-    second.wait_for(lambda samples: samples[replayed] > 0, "what it lacked of these to be told")
+    second.wait_for(lambda samples: samples.get(replayed, 0) > 0, "what it lacked of these to be told")

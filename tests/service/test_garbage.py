@@ -318,7 +318,7 @@ def test_a_message_that_does_not_end_costs_its_sender_the_connection(service: Se
     for _ in range(3):
         with greeted(service.endpoint) as sender, pytest.raises(OSError, match=r"reset|Broken"):
             deque(map(sender.sendall, [piece] * 4_096), 0)
-    service.expect("of a message which did not end")
+    service.expect("of a message which had not ended")
 
 
 def test_a_hundred_extra_frames_are_a_hundred_bodies(service: Service, neighbour: LoadClient, dealer: zmq.Socket[bytes]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.service import Serve, ask
+from tidegate.benchmarks import overload
 from tidegate.benchmarks.overload import run
 
 APP = str(Path(__file__).resolve().parents[2] / "benchmarks" / "overload_app.py")
@@ -56,6 +57,24 @@ def test_large_messages_of_many_clients_are_refused_before_they_take_the_memory(
     seen = overloaded(serve, "messages", clients=12, calls=4, bytes=15 << 20)
     assert seen["answers"]["ok"] >= 2
     assert set(seen["answers"]) <= {"ok", "overloaded/not_executed"}
+
+
+def test_very_many_large_messages_that_begin_at_the_same_time_take_no_more_than_the_budget(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeroMQ takes the room for all of a message when it has begun. Some of them are given up, with their connections."""
+    monkeypatch.setattr(overload, "_ANSWER_MS_MAX", 1_000)
+    service = serve(1, app=APP)
+    options = argparse.Namespace(
+        clients=30, calls=2, bytes=(16 << 20) - 1_000, name="o", direct=False, alone=0.2, pause_ms=0.0, nice=0
+    )
+    seen = run(service.endpoint, "messages", options)
+    assert not seen["during"]["errors"]
+    assert seen["during"]["worst_ms"] < WORST_MS, seen
+    assert max(seen["during"]["most_mib"].values()) < BUDGET_MIB, seen
+    assert seen["answers"].get("ok", 0) >= 2
+    assert max(seen["after"]["now_mib"].values()) < GIVEN_BACK_MIB, seen
+    assert ask(service.endpoint, "Bulk", "after", "number") == 0
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,18 @@ def test_a_timer_makes_backups_of_the_running_service_and_the_newest_is_restored
     server.typed("ann", f"sudo tidegate restore {place} --data /var/lib/restored && sudo tidegate check /var/lib/restored")
     exported = server.typed("ann", "sudo tidegate export /var/lib/restored --class Counter")
     assert '{"key":"counter","value":404}' in exported  # The next number.
-    server.run("rm", "-r", "/var/lib/restored", "/run/systemd/system/tidegate-backup.timer.d")
+    secret = "a $HOME; (of) 'none' && \"more\" #1"
+    quoted = secret.replace('"', '\\"')
+    server.run("sh", "-c", f"cat > /etc/tidegate/backup-environment <<'END'\nAWS_SECRET_ACCESS_KEY=\"{quoted}\"\nEND")
+    for line in commands_of("docs/backup.md", "systemd-run"):
+        with_variables, command = line.replace("/etc/shop/", "/etc/tidegate/").split(" tidegate ")
+        assert server.typed("ann", f"{with_variables} printenv AWS_SECRET_ACCESS_KEY") == f"{secret}\n"
+        command = command.replace("s3://backups/shop", place).replace("/var/lib/shop", "/var/lib/restored")
+        server.typed("ann", f"{with_variables} tidegate {command}")
+    assert "tidegate.json" in server.run("ls", "/var/lib/restored").stdout
+    server.run("rm", "/etc/tidegate/backup-environment")
+    server.run("sh", "-c", "rm -r /var/lib/restored*")
+    server.run("rm", "-r", "/run/systemd/system/tidegate-backup.timer.d")
     server.typed("ann", f"sudo systemctl daemon-reload && sudo tidegate install-service {app}")
     assert "OnCalendar=*:*:0/3\n" in server.run("cat", "/etc/systemd/system/tidegate-backup.timer").stdout
     assert server.run("systemctl", "is-active", "tidegate-backup.timer").stdout == "active\n"

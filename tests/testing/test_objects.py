@@ -15,7 +15,7 @@ import pytest
 
 import tidegate
 from tests.testing.bank import Account, Reminder
-from tidegate import DurableObject, MethodRaised, ObjectReset, ShardLost
+from tidegate import AlarmInfo, DurableObject, MethodRaised, ObjectReset, ShardLost
 from tidegate.testing import CrashPoint, NeverEnds, Objects
 
 
@@ -296,6 +296,35 @@ async def test_an_alarm_whose_handler_dies_with_its_worker_rings_again(objects: 
     objects.crash(at="before_commit", of=Reminder)
     with pytest.raises(ShardLost):
         await reminder.once(60)
+
+
+class Patient(DurableObject):
+    """Whose alarm waits, and swallows or hides what it is told at its end."""
+
+    async def begin(self, way: str) -> None:
+        await self.storage.put("way", way)
+        await self.storage.set_alarm(datetime.timedelta(seconds=1))
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        way = await self.storage.get("way")
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            if way == "raises":
+                raise ValueError("the cleanup fails")
+
+
+@pytest.mark.parametrize("way", ["waits", "raises"])
+async def test_a_handler_that_is_closed_with_its_worker_has_not_failed(
+    objects: Objects, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    patient = objects(Patient, "p")
+    await patient.begin(way)
+    await objects.clock.advance("10s")
+    objects.crash()
+    await objects.clock.advance("10s")
+    assert "alarm handler failed" not in caplog.text
+    assert [alarm.retry_count for alarm in objects.alarms()] == [0], "it runs again, and that is no retry"
 
 
 def test_what_never_ends_is_said_to_and_what_it_waits_for() -> None:

@@ -96,9 +96,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, *options: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}  # With them pytest's
-    # summary says all of a failure again.
-    environment |= {"PYTHONPATH": str(project), "PYTEST_ADDOPTS": ""}
+    usual = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}  # pytest says more there.
+    environment = {**usual, "PYTHONPATH": str(project), "PYTEST_ADDOPTS": ""}
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *options]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, env=environment, timeout=100)
     return done.stdout + done.stderr

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tidegate.testing.schedule import Deviations, Schedule, Search, deviations_of, seed_of, shortest
+from tidegate.testing.schedule import NEAR, Deviations, Schedule, Search, deviations_of, seed_of, shortest
 
 
 def tried(budget: int, ways: list[int]) -> tuple[Search, list[Deviations]]:
@@ -37,6 +37,22 @@ def test_a_tree_that_is_too_large_is_spread_over_and_drawn_from() -> None:
     assert search.distinct == 60
     assert sum(len(each) == 1 for each in found[:31]) == 30
     assert max(max(each) for each in found if each) > 150
+
+
+def test_what_only_a_deviation_brings_is_deviated_from_just_behind_it() -> None:
+    """As a crash between two halves, which become durable one after the other only where a read between them waits."""
+    search, found = Search(100, Random(1)), []
+    for schedule in search.schedules():
+        for number in range(80):
+            waits = schedule.choose(f"point {number}", 2) and number == 40
+            for half in range(4 * waits):
+                schedule.choose(f"half {half}", 2)
+        found.append(schedule.effective)
+    assert {40: 1, 44: 1} in found
+    assert sorted(min(each) for each in found[1:81]) == list(range(80)), "first each alone"
+    behind = found[81 : 81 + NEAR]
+    assert behind == [{40: 1, 41 + number: 1} for number in range(NEAR)]
+    assert search.distinct == 100
 
 
 def test_a_run_without_points_is_run_once() -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 import psutil
 
-from tidegate.runtime.cli.arguments import add_command, read_as
+from tidegate.runtime.cli.arguments import a_path, add_command, read_as
 from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.exits import EXIT_OK
@@ -28,7 +28,7 @@ from tidegate.runtime.cli.version import version
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.backup_notes import NAME, forget_place, note_failure, note_success
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
-from tidegate.runtime.supervisor.directory import describe_directory
+from tidegate.runtime.supervisor.directory import describe_directory, is_text
 from tidegate.shard.backup.backup import Backup, BackupReport, BackupUnderWay, Source, Throttle, keep_no_log_for
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.places import open_depot, place_of
@@ -60,7 +60,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 def add(commands: Any) -> None:
     backup = add_command(commands, "backup", _EPILOG, run)
-    backup.add_argument("dest", metavar="DEST", help="where backups are kept")
+    backup.add_argument("dest", metavar="DEST", type=a_path, help="where backups are kept")
     add_data_option(backup)
     backup.set_defaults(parts=_parts)
     backup.add_argument("--full", action="store_true", help="a full one, also where the one before could be continued")
@@ -82,7 +82,7 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
     `as_owner`."""
     what = f"the data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})"
     default = os.environ.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
-    parser.add_argument("--data", metavar="DATA", type=Path, default=Path(default), help=what)
+    parser.add_argument("--data", metavar="DATA", type=lambda text: Path(a_path(text)), default=Path(default), help=what)
     parser.set_defaults(works_on=lambda options: options.data)
 
 
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     described = describe_directory(options.data)
     if options.forget:
         return _forget(options)
-    _check_apart(options.dest, options.data)
+    _check_place(options.dest, options.data)
     source = Source(options.data.resolve(), described.shards, described.starts, version())
     place, due_s = place_of(options.dest), options.due_after * 3_600
     try:
@@ -240,8 +240,10 @@ def _hold_back() -> None:
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
-def _check_apart(dest: str, data: Path) -> None:
-    if "://" not in dest and Path(dest).resolve().is_relative_to(data.resolve()):
+def _check_place(dest: str, data: Path) -> None:
+    if not is_text(dest):  # It is noted, for those who ask how backups went.
+        raise OperatorError("back up to", dest, "its path is not UTF-8", "choose a folder with another path, or rename it")
+    if "://" not in dest and Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(data)):
         raise OperatorError("back up to", dest, "it is in the data directory itself", "choose a folder elsewhere")
 
 

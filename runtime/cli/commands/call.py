@@ -36,9 +36,12 @@ def add(commands: Any) -> None:
 
 
 def _key(text: str) -> str:
-    if not 0 < len(text.encode(errors="replace")) <= IDEMPOTENCY_KEY_BYTES_MAX:
-        raise argparse.ArgumentTypeError(f"a key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
-    return text
+    try:
+        if 0 < len(text.encode()) <= IDEMPOTENCY_KEY_BYTES_MAX:
+            return text
+    except UnicodeEncodeError:
+        pass
+    raise argparse.ArgumentTypeError(f"a key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes of UTF-8")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.arguments import a_path, add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
@@ -35,10 +35,8 @@ def add(commands: Any) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The directory, as the first argument. Root's command on it is its owner's: see `as_owner`."""
-    default = Path(DATA_DEFAULT)
-    parser.add_argument(
-        "data", metavar="DATA", nargs="?", type=Path, default=default, help="the data directory (default: %(default)s)"
-    )
+    what, default = "the data directory (default: %(default)s)", Path(DATA_DEFAULT)
+    parser.add_argument("data", metavar="DATA", nargs="?", type=lambda text: Path(a_path(text)), default=default, help=what)
     parser.set_defaults(works_on=lambda options: options.data)
 
 

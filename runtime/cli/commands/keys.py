@@ -125,8 +125,14 @@ def _new(options: argparse.Namespace, path: Path) -> int:
     key = AccessKey(options.name, public, rights, now_s, until_s)
     is_first = read_access(path) is None
     with _Out(options) as out:
-        access = change_access(path, lambda access: with_key(access, key, now_s), create=True)
-        out.write(options.name, ClientKey(access.public, public, secret))
+
+        def change(access: AccessList) -> AccessList:
+            changed = with_key(access, key, now_s)
+            out.write(options.name, ClientKey(access.public, public, secret))
+            return changed
+
+        change_access(path, change, create=True)
+        out.keep()
     says = f"{options.name} may call {rights.words()}; its key is {out.where}"
     if is_first:
         says += f"\n{path} is new: the service asks for keys from its next start on"
@@ -137,8 +143,14 @@ def _rotate(options: argparse.Namespace, path: Path) -> int:
     now_s, (public, secret) = time.time(), _pair()
     until_s = now_s + options.grace * 3_600
     with _Out(options) as out:
-        access = change_access(path, lambda access: rotate(access, options.name, public, until_s, now_s), create=False)
-        out.write(options.name, ClientKey(access.public, public, secret))
+
+        def change(access: AccessList) -> AccessList:
+            changed = rotate(access, options.name, public, until_s, now_s)
+            out.write(options.name, ClientKey(access.public, public, secret))
+            return changed
+
+        access = change_access(path, change, create=False)
+        out.keep()
     old = f"the old one is good for {options.grace:g} hours" if options.grace else "the old one is refused"
     says = f"{options.name} has a new key, {out.where}; {old}"
     return _done(options, out.place, says, valid_key(access, options.name, now_s, "keys rotate"))
@@ -185,7 +197,8 @@ def _pair() -> tuple[str, str]:
 
 
 class _Out:
-    """The file of a key, which nobody else can read; made before the list is changed, and removed if that fails."""
+    """The file of a key, which nobody else can read; written before the list is changed, and as it was before if that fails: no
+    key is on the list that nobody has."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.place = _place(options)
@@ -200,14 +213,24 @@ class _Out:
     def write(self, name: str, key: ClientKey) -> None:
         """Raises OperatorError."""
         text = key_text(name, key)
-        if self._file is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            return
         try:
+            if self._file is None:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                return
             with open(self._file.fd, "w", closefd=False) as file:
                 file.write(text)
-            self._file.put_in_place()
+                file.flush()
+                if not self._file.flows:
+                    os.fsync(self._file.fd)
+        except OSError as error:
+            raise cannot_write("stdout" if self._file is None else self.place, error) from error
+
+    def keep(self) -> None:
+        """The list has it. Raises OperatorError."""
+        try:
+            if self._file is not None:
+                self._file.put_in_place()
         except OSError as error:
             raise cannot_write(self.place, error) from error
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.arguments import a_path, add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.lint.findings import findings
@@ -33,12 +33,15 @@ _NOT_OF_THE_APP = ("__pycache__", "node_modules", "site-packages")
 
 def add(commands: Any) -> None:
     lint = add_command(commands, "lint", _EPILOG, run)
-    lint.add_argument("app", metavar="APP", help="a file, app.py, a module, package.module, a package, or a folder")
+    lint.add_argument("app", metavar="APP", type=a_path, help="a file, app.py, a module, package.module, a package, or a folder")
     lint.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    found = [(path, each) for path in _sources(options.app) for each in _findings(path)]
+    sources = list(_sources(options.app))
+    if not sources:
+        raise OperatorError("read", options.app, "there is no Python file in it", "name the folder of the app, or a file of it")
+    found = [(path, each) for path in sources for each in _findings(path)]
     if options.json:
         print(json.dumps([{"file": str(path), **each._asdict()} for path, each in found], indent=2))
     else:
@@ -86,10 +89,15 @@ def _sources(app: str) -> Iterator[Path]:
     if place.is_file():
         yield place
         return
-    for folder, folders, files in os.walk(place):
+    for folder, folders, files in os.walk(place, onerror=_unreadable):
         folders[:] = sorted(each for each in folders if each not in _NOT_OF_THE_APP and not each.startswith("."))
         folders[:] = [each for each in folders if not (Path(folder) / each / "pyvenv.cfg").exists()]
         yield from (Path(folder) / each for each in sorted(files) if each.endswith(".py") and not each.startswith("."))
+
+
+def _unreadable(error: OSError) -> None:
+    """What could not be looked through is not without mistakes."""
+    raise OperatorError("read", error.filename, error.strerror or str(error), "make it readable") from error
 
 
 def _place_of(app: str) -> Path:
@@ -106,7 +114,8 @@ def _place_of(app: str) -> Path:
     for place in candidates:
         if place.is_file():
             return place.parent if place.name == f"{PACKAGE}.py" and not app.endswith(".py") else place
-        if place.is_dir() and not place.with_name(f"{place.name}.py").is_file():
+        beside = place.name and place.with_name(f"{place.name}.py").is_file()  # Neither `.` nor `/` has a name.
+        if place.is_dir() and not beside:
             return place
     place = Path(app if app.endswith(".py") else f"{app.replace('.', '/')}.py")
     raise OperatorError("read", str(place), "there is no such file", "name a file, app.py, a module, a package, or a folder")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.runtime.cli.above_data import above_of_root
-from tidegate.runtime.cli.arguments import add_command, endpoint
+from tidegate.runtime.cli.arguments import a_path, add_command, endpoint
 from tidegate.runtime.cli.as_owner import DataOwner
 from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commands.backup import add_data_option, folder_of_root
@@ -21,7 +21,7 @@ from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.cli.roots_part import Part
-from tidegate.runtime.errors import CallError
+from tidegate.runtime.errors import CallError, one_line
 from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.supervisor.successor import Successor
 from tidegate.runtime.wire.object_records import Record, whole_objects
@@ -56,7 +56,7 @@ INTO_S = 30.0
 
 def add(commands: Any) -> None:
     restore = add_command(commands, "restore", _EPILOG, run)
-    restore.add_argument("source", metavar="SOURCE", help="what was given to `tidegate backup`")
+    restore.add_argument("source", metavar="SOURCE", type=a_path, help="what was given to `tidegate backup`")
     add_data_option(restore)
     of_data = restore.get_default("works_on")
     restore.set_defaults(works_on=lambda options: None if options.list or options.object else of_data(options), parts=_parts)
@@ -80,11 +80,11 @@ def _object(text: str) -> ObjectId:
 
 def _moment(text: str) -> int:
     """Unix time in milliseconds."""
-    if ago := _AGO.fullmatch(text):
-        return int((time.time() - float(ago[1]) * _SECONDS[ago[2]]) * 1000)
     try:
+        if ago := _AGO.fullmatch(text):
+            return int((time.time() - float(ago[1]) * _SECONDS[ago[2]]) * 1000)
         return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
+    except (ValueError, OverflowError):
         what = "must be a time like 2026-11-29T12:30:00Z, or 5m for five minutes ago"
         raise argparse.ArgumentTypeError(f"{what}, not {text!r}") from None
 
@@ -105,7 +105,9 @@ def run(options: argparse.Namespace) -> int:
     if options.object is not None:
         records = read_object(depot, moment, options.object, progress())
         if not records:
-            return fail(f"restore {options.object}: it is not in the backup, as of then (see --list for other times)")
+            return fail(
+                f"restore {one_line(str(options.object))}: it is not in the backup, as of then (see --list for other times)"
+            )
         if options.into is not None:
             return _put_into(options, records)
         write(records, options.out, options.format)
@@ -113,7 +115,9 @@ def run(options: argparse.Namespace) -> int:
     with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
             what = f"it would be kept as {successor.kept_as}; add --yes"
-            return fail(f"restore into {options.data}: there is data in it ({what}, or choose another with --data)")
+            return fail(
+                f"restore into {one_line(str(options.data))}: there is data in it ({what}, or choose another with --data)"
+            )
         restored = build(depot, moment, successor.path, successor.starts_before, progress())
         access = moment.lineage.manifests[-1].access
         aside = successor.take_place(restored.shards, restored.starts, access)
@@ -122,6 +126,10 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(_page(options, restored, aside)))
     return EXIT_OK
+
+
+def _fail(text: str) -> int:
+    return fail(one_line(text))
 
 
 def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
@@ -133,7 +141,9 @@ def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
         importer.run((head.object, head, pairs) for head, pairs in whole_objects(records))
     except CallError as error:
         if error.details.get("conflict"):
-            return fail(f"restore {options.object}: it exists there; nothing was changed (add --yes to replace it)")
+            return fail(
+                f"restore {one_line(str(options.object))}: it exists there; nothing was changed (add --yes to replace it)"
+            )
         return report_call_error(f"restore {options.object}", error, as_json=options.json)
     told = {"object": str(options.object), "into": options.into, "keys": importer.keys}
     print(json.dumps(told) if options.json else f"{options.object}: {plural(importer.keys, 'key')} restored into {options.into}")
@@ -154,7 +164,9 @@ def _list(options: argparse.Namespace, lineages: Lineages) -> int:
         for error in lineages.damaged.values():
             print(f"PROBLEM {error}")
         if not lineages.good and not lineages.damaged:
-            return fail(f"list {options.source}: there is no complete backup (name what was given to `tidegate backup`)")
+            return fail(
+                f"list {one_line(options.source)}: there is no complete backup (name what was given to `tidegate backup`)"
+            )
     return EXIT_OK if lineages.good and not lineages.damaged else EXIT_FAILED
 
 

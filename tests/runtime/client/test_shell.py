@@ -110,7 +110,6 @@ class Hand:
         self.timers: list[Timer] = []
         self.watched: dict[int, Callable[[], object]] = {}
         self.writable: dict[int, Callable[[], object]] = {}
-        self.questions: list[Question] = []
 
     def time(self) -> float:
         return self.now
@@ -136,10 +135,6 @@ class Hand:
     def remove_writer(self, fd: int) -> None:
         del self.writable[fd]
 
-    def run_in_executor(self, executor: None, function: Callable[..., Any], *args: Any) -> Question:
-        self.questions.append(Question())
-        return self.questions[-1]
-
     def settle(self) -> None:
         while self.soon:
             self.soon.popleft()()
@@ -163,25 +158,32 @@ class Timer:
 
 
 class Question:
-    """Which addresses a name has."""
+    """Which addresses a name has: the test says it."""
 
-    def __init__(self) -> None:
-        self.cancelled = False
+    made: list[Question]
+    refuses: OSError | None = None
+    """The next one that is made."""
 
-    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        self._tell = callback
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        if (problem := type(self).refuses) is not None:
+            type(self).refuses = None
+            raise problem
+        self.found: list[str] | OSError = []
+        self.is_closed = False
+        self._fd = next(NUMBERS)
+        self.made.append(self)
 
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def answer(self, found: list[str] | OSError) -> None:
-        self._found = found
-        self._tell(self)
+    def fileno(self) -> int:
+        assert not self.is_closed
+        return self._fd
 
     def result(self) -> list[str]:
-        if isinstance(self._found, OSError):
-            raise self._found
-        return self._found
+        if isinstance(self.found, OSError):
+            raise self.found
+        return self.found
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class Rig:
@@ -203,6 +205,11 @@ class Rig:
         self.hand.watched[link.fds[0]]()
         self.hand.settle()
 
+    def answer(self, question: int, found: list[str] | OSError) -> None:
+        asked = Question.made[question]
+        asked.found = found
+        self.hand.watched[asked.fileno()]()
+
     def call(self) -> Answer:
         answer = Answer()
         self.machine.call(answer, -1, "Echo", "a", "where", NO_RAW, decode_any, None, self.hand.now)
@@ -214,7 +221,10 @@ class Rig:
 def links(monkeypatch: pytest.MonkeyPatch) -> list[Link]:
     monkeypatch.setattr(Link, "made", [], raising=False)
     monkeypatch.setattr(Link, "refuses", None)
+    monkeypatch.setattr(Question, "made", [], raising=False)
+    monkeypatch.setattr(Question, "refuses", None)
     monkeypatch.setattr(shell_module, "Dealer", Link)
+    monkeypatch.setattr(shell_module, "Question", Question)
     return Link.made
 
 
@@ -266,29 +276,45 @@ def test_a_call_that_nobody_could_take_is_refused_by_the_one_timer_of_the_shell(
 def test_a_name_is_looked_up_until_one_of_its_addresses_answers_and_no_longer(links: list[Link]) -> None:
     rig = Rig("tcp://service.invalid:7")
     answer = rig.call()
-    rig.hand.questions[0].answer(OSError(2, "no such name"))
+    rig.answer(0, OSError(2, "no such name"))
     assert rig.machine.problem == "no such name"
     rig.hand.pass_time(1.0)
-    rig.hand.questions[1].answer(["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"])
+    rig.answer(1, ["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"])
     assert rig.machine.problem == ""
     rig.hand.pass_time(1.0)
-    rig.hand.questions[2].answer(["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"])
+    rig.answer(2, ["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"])
     assert [link.endpoints for link in links] == [["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"]], "the same are left in peace"
     rig.connect(links[0])
     rig.hand.pass_time(1.0)
-    assert len(rig.hand.questions) == 3
+    assert len(Question.made) == 3
     links[0].arrived.append(reply(links[0].sent[0], "found"))
     rig.hand.watched[links[0].socket.fileno()]()
     assert answer.got == "found"
 
 
+def test_a_closed_shell_waits_for_no_answer() -> None:
+    rig = Rig("tcp://service.invalid:7")
+    rig.shell.close()
+    assert not rig.hand.watched
+    assert [question.is_closed for question in Question.made] == [True]
+
+
+def test_a_name_that_nobody_could_be_asked_for_is_asked_for_again(links: list[Link]) -> None:
+    Question.refuses = OSError(11, "no more threads")
+    rig = Rig("tcp://service.invalid:7")
+    assert rig.machine.problem == "no more threads"
+    rig.hand.pass_time(1.0)
+    rig.answer(0, ["tcp://127.0.0.1:7"])
+    assert len(links) == 1
+
+
 def test_a_name_to_which_no_socket_could_be_had_is_tried_again_by_whoever_drives(links: list[Link]) -> None:
     rig = Rig("tcp://service.invalid:7")
     Link.refuses = Unavailable("hardly a file descriptor left")
-    rig.hand.questions[0].answer(["tcp://127.0.0.1:7"])
+    rig.answer(0, ["tcp://127.0.0.1:7"])
     assert "descriptor" in rig.machine.problem
     rig.hand.pass_time(1.0)
-    rig.hand.questions[1].answer(["tcp://127.0.0.1:7"])
+    rig.answer(1, ["tcp://127.0.0.1:7"])
     assert len(links) == 1
 
 
@@ -360,14 +386,14 @@ def test_a_held_call_goes_out_at_its_time_though_nothing_else_happens(links: lis
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:1", "tcp://service.invalid:7"])
 def test_a_closed_shell_watches_nothing_asks_nothing_and_waits_for_no_time(links: list[Link], endpoint: str) -> None:
     rig = Rig(endpoint, direct=True)
-    for question in rig.hand.questions:
-        question.answer(["tcp://127.0.0.1:7"])
+    for question in range(len(Question.made)):
+        rig.answer(question, ["tcp://127.0.0.1:7"])
     rig.call()
     rig.shell.close()
     assert all(link.is_closed for link in links)
     assert not rig.hand.watched
     assert all(timer.cancelled for timer in rig.hand.timers)
-    assert all(question.cancelled for question in rig.hand.questions)
+    assert all(question.is_closed for question in Question.made)
     rig.hand.settle()
     assert rig.topologies == 0
 

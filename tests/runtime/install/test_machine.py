@@ -17,6 +17,7 @@ from tidegate.runtime.cli.cli import main
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine
 from tidegate.runtime.install.plan import Keep, Places, Remove, Run, Write
+from tidegate.runtime.supervisor import own_mount
 
 SAY: Callable[[str], None] = print
 
@@ -106,6 +107,33 @@ def test_keys_that_were_made_before_the_service_are_its_own(tmp_path: Path, monk
     (tmp_path / "lost+found").mkdir()
     assert machine.look(Places("shop")).data == "nobody"
     assert main(["keys", "new", "web", "--data", str(tmp_path), "--out", str(tmp_path.parent / "web.key")]) == 0
+    assert machine.look(Places("shop")).data == "ours"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".being-made-0a1b2c3d", ".taking-place-20261130T040000Z", ".in-place-20261130T040000Z", "before-20261130T040000Z-ab12"],
+)
+def test_what_a_killed_restore_has_left_on_a_disk_of_its_own_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(Places, "data", str(tmp_path))
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / name).mkdir()
+    assert machine.look(Places("shop")).data == "ours"
+    (tmp_path / "before-the move").mkdir()
+    assert machine.look(Places("shop")).data == "others"
+
+
+def test_the_names_that_a_restore_gives_are_known_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stopped half way, whatever they are called."""
+    monkeypatch.setattr(Places, "data", str(tmp_path))
+    made = tmp_path / f"{own_mount.BEING_MADE}0a1b2c3d"
+    made.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(own_mount, "_move_out", lambda path: None)
+        own_mount.put_in_place(made, "20261130T040000Z")
+    assert [path.name for path in tmp_path.iterdir()] == [".in-place-20261130T040000Z"]
     assert machine.look(Places("shop")).data == "ours"
 
 

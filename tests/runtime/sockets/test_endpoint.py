@@ -29,6 +29,7 @@ from tidegate.runtime.limits import (
     TURN_REQUESTS_MAX,
 )
 from tidegate.runtime.sockets.door import bytes_taken
+from tidegate.runtime.sockets.edge import is_readable
 from tidegate.runtime.sockets.endpoint import EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
@@ -579,7 +580,7 @@ def test_who_sends_a_message_that_does_not_end_is_turned_out_and_nobody_else(
     large.send(request(1, bytes(900_000)))
     assert answer(large)[0] == 1
     assert server.in_loop(lambda: dict(server.endpoint.counts()["drops"])[("unfinished",)]) == 1
-    assert [record.getMessage().count("of a message which did not end; 1 closed so far") for record in caplog.records] == [1]
+    assert [record.getMessage().count("of a message which had not ended; 1 closed so far") for record in caplog.records] == [1]
 
 
 def test_what_was_read_of_each_client_is_what_the_kernel_gave(server: Server) -> None:
@@ -637,17 +638,19 @@ def many(first: int) -> bytes:
 
 
 class Sliced(Server):
-    """Stops at the first request until it is told to go on."""
+    """Waits with each part until the next message is there, as long as there are to be more."""
 
     def __init__(self) -> None:
         super().__init__(slices=Slices(3 * len(many(MANY))))
-        self.began, self.go_on = threading.Event(), threading.Event()
+        self.messages_to_come = 0
+        """In all."""
         self.seen: list[Any] = []
         self.handle = self.note
 
     def note(self, message: Message) -> None:
-        self.began.set()
-        assert self.go_on.wait(WITHIN_S)
+        if self.endpoint.messages_in < self.messages_to_come:
+            wait_until(lambda: is_readable(self.endpoint._socket), "the next message")
+            self.endpoint._edge.used = True
         assert len(message.requests) <= TURN_REQUESTS_MAX
         self.seen += [request.id for request in message.requests]
         self.echo(message)
@@ -783,16 +786,11 @@ def test_the_head_of_a_message_for_which_there_is_no_room_is_not_answered(sliced
 def test_others_are_served_between_parts_of_a_message_of_many_requests_and_its_sender_is_served_in_order(sliced: Sliced) -> None:
     greedy, polite = sliced.client(), sliced.client()
     polite.send(request("first"))
-    sliced.go_on.set()
     answer(polite)
-    sliced.go_on.clear()
-    sliced.began.clear()
+    sliced.messages_to_come = 4
     greedy.send(many(0))
     greedy.send(request("behind"))
-    assert sliced.began.wait(WITHIN_S)
     polite.send(request("polite"))
-    time.sleep(0.05)  # It is in the socket, or soon.
-    sliced.go_on.set()
     assert answer(polite) == ["polite", 0, None]
     assert len(answers(greedy, MANY + 1)) == MANY + 1
     assert [each for each in sliced.seen if isinstance(each, int)] == list(range(MANY))
@@ -803,11 +801,9 @@ def test_others_are_served_between_parts_of_a_message_of_many_requests_and_its_s
 
 def test_what_is_read_and_not_handled_is_bounded_and_the_rest_is_refused_as_not_executed(sliced: Sliced) -> None:
     greedy = sliced.client()
+    sliced.messages_to_come = 3
     for part in range(3):
         greedy.send(many(part * MANY))
-    assert sliced.began.wait(WITHIN_S)
-    time.sleep(0.05)
-    sliced.go_on.set()
     rows = answers(greedy, 3 * MANY)
     refused = [row for row in rows if row[1] != 0]
     assert {(row[2]["code"], row[2]["outcome"]) for row in refused} == {("overloaded", "not_executed")}

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -315,7 +314,7 @@ def test_where_few_descriptors_are_left_nobody_else_comes_in_and_who_is_there_is
     with contextlib.suppress(OSError):
         for _ in range(300):
             callers.append(Caller(path))
-            time.sleep(0.001)
+            server.wait_until(lambda statistics: statistics.streams >= len(callers) or statistics.refuses_connections)
     assert len(callers) < 300, "the file is not there for a while"
     server.wait_until(lambda statistics: statistics.times_full > 0 and statistics.refuses_connections)
     callers[0].ask([1, "C", "n", "m", [1]])

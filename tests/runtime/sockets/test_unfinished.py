@@ -30,9 +30,9 @@ class World:
     def read(self, client: bytes, mib: float) -> None:
         self.unfinished.read[client] += int(mib * MIB)
 
-    def look(self, rounds: int = 1) -> list[int]:
+    def look(self, rounds: int = 1, too_much_mib: int = 0) -> list[int]:
         self.rounds += rounds
-        return [fd for fd, _ in self.unfinished.look(self.taken.__getitem__, self.rounds)]
+        return [fd for fd, _ in self.unfinished.look(self.taken.__getitem__, self.rounds, too_much_mib * MIB)]
 
     def look_at_suspects(self) -> list[int]:
         self.rounds += 1
@@ -110,6 +110,44 @@ def test_of_many_that_have_begun_a_message_those_that_go_on_are_kept() -> None:
     assert {0, 1, 2} <= gone
     assert len(gone) == 4, "6 x 10 MiB fit"
     assert not world.look()
+
+
+def test_where_a_process_has_too_much_room_is_made_by_those_of_whom_least_has_come() -> None:
+    """Whatever has come of their messages, for each there is the room of all of it."""
+    world = World(all_mib=1_000)
+    for fd in range(10):
+        world.come(fd, mib=12 - fd)
+    assert [world.look(too_much_mib=30), world.look(too_much_mib=30)] == [[], []], "they may just not be read yet"
+    for fd in range(10):
+        world.send(fd, 0.01)
+    assert world.look(too_much_mib=30) == [9, 8], "of 16 MiB each"
+    assert world.look(too_much_mib=30) == [], "the library has not closed them yet"
+    world.unfinished.left(9)
+    world.unfinished.left(8)
+    assert world.look(too_much_mib=10) == [7]
+    world.unfinished.left(7)
+    assert not world.look()
+
+
+def test_whoever_has_stopped_in_the_middle_makes_room_first() -> None:
+    world = World(all_mib=1_000)
+    for fd in range(5):
+        world.come(fd, mib=2 + fd)
+    for _ in range(2):
+        world.look()
+    for fd in range(4):
+        world.send(fd, 0.5)
+    assert world.look(too_much_mib=1) == [4]
+
+
+def test_nobody_whose_messages_are_read_makes_room() -> None:
+    world = World(all_mib=1_000)
+    world.come(5)
+    world.unfinished.met(b"a", 5)
+    for _ in range(10):
+        world.send(5, 10)
+        world.read(b"a", 9)
+        assert world.look(too_much_mib=500) == []
 
 
 def test_where_the_kernel_does_not_say_nobody_is_looked_at() -> None:

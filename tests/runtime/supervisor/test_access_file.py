@@ -65,6 +65,8 @@ def test_what_root_writes_belongs_to_whom_the_list_before_did(tmp_path: Path) ->
             '{{"format":1,"secret":"{0}","keys":[{{"name":"a","public":"{0}"}},{{"name":"b","public":"{0}"}}]}}'.format("x" * 40),
             "the same public half",
         ),
+        ('{{"format":1,"secret":"{0}","keys":[{{"name":"a","public":"{0}","made_s":1e18}}]}}'.format("x" * 40), "made_s"),
+        ('{{"format":1,"secret":"{0}","keys":[{{"name":"a","public":"{0}","until_s":-1}}]}}'.format("x" * 40), "until_s"),
     ],
 )
 def test_what_is_no_list_is_an_error_and_is_not_written_over(tmp_path: Path, text: str, problem: str) -> None:

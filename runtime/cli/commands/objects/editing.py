@@ -40,17 +40,24 @@ _UNDO_CHARACTERS_MAX = 2_000
 
 def add(actions: Any) -> Iterator[Parser]:
     put = add_wish(actions, "put", "set one value", _PUT_EPILOG, _put)
-    put.add_argument("key", metavar="KEY")
+    put.add_argument("key", metavar="KEY", type=_key)
     put.add_argument("value", metavar="JSON", nargs="?", type=_Given)
     put.add_argument("--file", metavar="FILE", help='where the value is, "-" is the standard input')
     put.add_argument("--create", action="store_true", help="make the object, where there is none")
     delete = add_wish(actions, "delete", "delete one key, or the whole object", _DELETE_EPILOG, _delete)
-    delete.add_argument("key", metavar="KEY", nargs="?")
+    delete.add_argument("key", metavar="KEY", nargs="?", type=_key)
     delete.add_argument("--yes", action="store_true", help="of a whole object: it is meant")
     for parser in (put, delete):
         _add_conditions(parser)
         add_audit(parser)
     yield from (put, delete)
+
+
+def _key(text: str) -> str:
+    """An empty one, as of a variable that is not set, is not the whole object."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 class _Given:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,35 @@ def test_a_key_can_go_to_the_standard_output_alone(capsys: pytest.CaptureFixture
     (tmp_path / "piped").write_text(said.out)
     assert client_key(tmp_path / "piped", {}) is not None
     assert not Path("web.key").exists()
+
+
+def test_a_key_that_could_not_be_written_is_on_no_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody would have it, and its name would be taken."""
+    command = [sys.executable, "-P", "-m", "tidegate", "keys", "new", "web", "--out", "-"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("stdout: No space left on device")) == (1, 1)
+    assert read_access(Path("tidegate-data/access.json")) is None
+    assert main(["keys", "new", "web"]) == 0
+    before = listed()
+    assert main(["keys", "rotate", "web", "--out", "/dev/full"]) == 1
+    assert "write /dev/full: No space left on device" in capsys.readouterr().err
+    assert listed() == before
+
+
+def test_a_list_that_could_not_be_written_leaves_no_key_and_says_what_is_lacking(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("access.json.new"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(["keys", "new", "web"]) == 1
+    assert "access.json: No space left on device (make room on its file system; nothing was changed)" in capsys.readouterr().err
+    assert (os.listdir("tidegate-data"), os.path.exists("web.key")) == ([], False)
+    assert main(["keys", "new", "web"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,26 @@ def test_what_cannot_be_read_is_told_in_a_line(
     error = capsys.readouterr().err
     assert problem in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_without_a_module_and_one_that_cannot_be_read_are_not_without_mistakes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "empty" / "notes").mkdir(parents=True)
+    assert said(capsys, "empty") == [
+        "tidegate: read empty: there is no Python file in it (name the folder of the app, or a file of it)"
+    ]
+    (here / "empty" / "app.py").write_text("x = 1\n")
+    assert said(capsys, "empty") == []
+    asked = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("notes"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return asked(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert said(capsys, "empty") == ["tidegate: read empty/notes: Permission denied (make it readable)"]
 
 
 def test_a_file_may_say_in_what_it_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,73 @@
+"""The thread that speaks with the servers: what it does ends when it is closed, whatever it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.hanging_names import HANGING, hanging_names, ready_to_hang
+from tidegate.shard.replicated.log_thread import LogThread
+
+
+async def nothing() -> None:
+    pass
+
+
+async def said_by(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    said = await reader.read()
+    writer.close()
+    return said
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_it_connects_to_whichever_address_of_a_name_is_listened_at(host: str) -> None:
+    thread = LogThread(lambda: RuntimeError("closed"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        future = asyncio.run_coroutine_threadsafe(said_by(host, port), thread.loop)
+        server.settimeout(30)
+        with server.accept()[0] as accepted:
+            accepted.sendall(b"hello")
+        assert future.result(30) == b"hello"
+    with pytest.raises(ConnectionRefusedError):
+        thread.wait(said_by(host, port))
+    with pytest.raises(OSError, match=r"."):
+        thread.wait(said_by("no-such-host.invalid", 1))
+    thread.close(nothing)
+
+
+PROGRAM = f"""
+import asyncio, sys, threading
+from tidegate.shard.replicated.log_thread import LogThread
+
+thread = LogThread(lambda: RuntimeError("closed"))
+
+async def nothing():
+    pass
+
+def close():
+    sys.stdin.readline()
+    thread.close(nothing)
+
+threading.Thread(target=close).start()
+try:
+    thread.wait(asyncio.open_connection({HANGING!r}, 1))
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_it_closes_and_the_process_ends_while_a_name_is_looked_up(tmp_path: Path) -> None:
+    pipe, environment = subprocess.PIPE, hanging_names(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
+    )
+    ready_to_hang(process)
+    said, _ = process.communicate("close\n", timeout=60)
+    assert (said, process.returncode) == ("closed\n", 0)
