@@ -10,6 +10,7 @@ else ZeroMQ (`dealer`). The machine does not know which.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -193,7 +194,8 @@ class Shell:
         if (found or self._machine.may_gather()) and self._gathering.goes_on(found=found):
             if self._gathering.lets_others_run:
                 began_s = perf_counter()
-                os.sched_yield()  # Perhaps a worker waits for this processor.
+                with contextlib.suppress(OSError):  # A sandbox may allow as little as it likes.
+                    os.sched_yield()  # Perhaps a worker waits for this processor.
                 self._gathering.others_ran(perf_counter() - began_s)
             self._call_soon(self._flush_behind)
         else:
