@@ -83,7 +83,9 @@ class Client:
         self._thread = get_ident()
         self._context = new_context()
         topology_known = asyncio.Event()
-        self._shell = Shell(self._machine, self._context, self._loop, topology_known.set, self._key)
+        self._shell = Shell(
+            self._machine, self._context, self._loop, topology_known.set, self._key, callers_go_on=True
+        )  # fmt: skip
         try:
             self._shell.start()
             if self._machine.direct:

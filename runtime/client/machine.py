@@ -56,6 +56,8 @@ TOPOLOGY_ASK_S = 1.0
 SWEEP_S = 0.005
 """Deadlines are met with this granularity, so that no call needs a timer of its own."""
 
+GATHER_CALLS = 64
+"""So many that are to be sent do not wait for others: they fill a message."""
 NO_SLOT = -1
 """Of calls which always go through the router."""
 
@@ -260,6 +262,11 @@ class ClientMachine:
     def has_work(self) -> bool:
         """Whether there is something to take."""
         return bool(self._dirty or self._effects)
+
+    def may_gather(self) -> bool:
+        """Whether few calls are to be sent, and others are unanswered, whose callers may have more. See `gathering`."""
+        unsent = sum([len(link.rows) for link in self._dirty])
+        return 0 < unsent < GATHER_CALLS and sum([len(link.calls) for link in self._links.values()]) > unsent
 
     def next_deadline(self) -> float:
         """When `handle_timer` wants to be called; infinity for never."""

@@ -10,18 +10,21 @@ else ZeroMQ (`dealer`). The machine does not know which.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import secrets
 import stat
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Protocol
 
 import zmq
 
 from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up
 from tidegate.runtime.client.access import ShownKey
+from tidegate.runtime.client.gathering import Gathering
 from tidegate.runtime.client.links import AskTopology, Close, Effect, Open, check_seconds
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.client.terms import Terms
@@ -95,8 +98,11 @@ class Shell:
         driver: Driver,
         topology_known: Callable[[], object],
         key: ShownKey | None = None,
+        *,
+        callers_go_on: bool = False,
     ) -> None:
-        """`topology_known` is called whenever the service has told where the objects live, or has not been able to."""
+        """`topology_known` is called whenever the service has told where the objects live, or has not been able to.
+        `callers_go_on`: who gets an answer goes on in a callback of the driver, and may make his next call there."""
         self._machine = machine
         self._context = context
         self._driver = driver
@@ -104,6 +110,7 @@ class Shell:
         self._call_soon = driver.call_soon
         self._topology_known = topology_known
         self._key = key
+        self._callers_go_on = callers_go_on
         self._transports: dict[int, Dealer | Stream] = {}
         """What carries each link."""
         self._writing: dict[int, int] = {}
@@ -116,6 +123,9 @@ class Shell:
         """By link, until it is connected."""
         self.flushing = False
         """Somebody has asked for a flush at the end of this turn."""
+        self._answered_since = False
+        """More callers go on behind that flush."""
+        self._gathering = Gathering()
         self._timer: Timer | None = None
         self._timer_at = math.inf
         self._has_started = False
@@ -142,7 +152,7 @@ class Shell:
 
     def flush(self) -> None:
         """Sends what the machine has, and does what it asks for."""
-        self.flushing = False
+        self.flushing = self._answered_since = False
         machine, transports = self._machine, self._transports
         while machine.has_work():
             for number, body in machine.take_messages(self._time()):
@@ -167,6 +177,20 @@ class Shell:
             self._call_soon(self.flush)
         elif self._machine.next_deadline() < self._timer_at:
             self._set_timer()
+
+    def _flush_behind(self) -> None:
+        """Right after the callers that have just been answered, so that their next calls leave in the same turn of the loop.
+        Perhaps more answers are looked for first."""
+        found, self._answered_since = self._answered_since, False
+        if (found or self._machine.may_gather()) and self._gathering.goes_on(found=found):
+            if self._gathering.lets_others_run:
+                began_s = perf_counter()
+                with contextlib.suppress(OSError):  # A sandbox may allow as little as it likes.
+                    os.sched_yield()  # Perhaps a worker waits for this processor.
+                self._gathering.others_ran(perf_counter() - began_s)
+            self._call_soon(self._flush_behind)
+        else:
+            self.flush()
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -271,7 +295,14 @@ class Shell:
             self._watch(number)
         elif len(bodies) == TURN_MESSAGES_MAX:
             self._call_soon(self._read, number)
-        self._flush_soon()
+        if not bodies or not self._callers_go_on:
+            self._flush_soon()
+        elif self.flushing:
+            self._answered_since = True
+        else:
+            self.flushing = True
+            self._gathering.begin()
+            self._call_soon(self._flush_behind)
 
     def _write_later(self, number: int, transport: Dealer | Stream) -> None:
         if number not in self._writing:

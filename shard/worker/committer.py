@@ -8,6 +8,10 @@ callers in flight fall into two halves, of which one waits for the other's sync,
 one call at a time took 0.35 ms instead of 0.28, and 64 callers had a quarter fewer calls a second. The sync is not the loop's
 own, because nobody knows beforehand which one will take long: one of 36 s held up every object of its worker, and the worker was
 killed for it. Where a record would have to wait, the disk has been slow, or the kernel takes no orders, a helper thread does it.
+
+How fast the disk is, the loop finds out itself, by every commit that the kernel syncs. What the helper takes says little: it has
+to wait for the interpreter, half a millisecond where the loop is busy, so that a disk that was slow for a moment would be held to
+be slow for ever. One commit in so many is synced by the kernel all the same.
 """
 
 from __future__ import annotations
@@ -33,6 +37,10 @@ from tidegate.shard.worker.slow_disk import LOOK_S, SlowDisk
 
 FAST_BELOW_S = 0.000_8
 """A disk that syncs in less is fast."""
+COUNTED_S_MAX = 2 * FAST_BELOW_S
+"""No sync counts for more: one of many that had to wait long, perhaps only for a processor, does not make the disk slow."""
+ASK_AGAIN_COMMITS = 16
+"""After so many commits a slow disk is asked whether it is fast. It costs the loop `PATIENCE_MS` at most."""
 PATIENCE_MS = 1
 LOOP_WRITE_BYTES_MAX = 128 << 10
 """A larger record is the helper's: to copy a megabyte takes a millisecond, and its sync more."""
@@ -70,6 +78,10 @@ class Committer:
         self._broken = broken
         self._lost = lost
         self._average_s = 0.0
+        self._kernels_s = 0.0
+        """Moving average of those by the kernel, as far as they count."""
+        self._by_helper = 0
+        """Commits since the newest one of those."""
         self._commits, self._syncs = Histogram(), Histogram()
         self._records, self._released = Histogram(SIZES), Histogram(NUMBERS)
         self._samples = 0
@@ -119,7 +131,12 @@ class Committer:
     @property
     def will_wait(self) -> bool:
         """Whether `commit_if_due` will wait for the disk, if only for a moment."""
-        return self._average_s < FAST_BELOW_S and self._kernel is not None and self._host.output_gate.can_cut
+        return self._may_wait and self._host.output_gate.can_cut
+
+    @property
+    def _may_wait(self) -> bool:
+        """The kernel syncs the next commit, unless its record is large."""
+        return self._kernel is not None and (self._kernels_s < FAST_BELOW_S or self._by_helper >= ASK_AGAIN_COMMITS)
 
     def commit_if_due(self) -> None:
         """To be called at the end of a turn."""
@@ -137,7 +154,8 @@ class Committer:
     def _append_at_once(self) -> bool:
         """Whether the append has ended, for good or ill. Else somebody is at work on it."""
         self._is_written = False
-        if self._kernel is not None and self._average_s < FAST_BELOW_S and len(self._record) <= LOOP_WRITE_BYTES_MAX:
+        if self._may_wait and len(self._record) <= LOOP_WRITE_BYTES_MAX:
+            assert self._kernel is not None
             try:
                 fd = self._store.log.write(self._record)
             except Exception as exc:
@@ -153,6 +171,7 @@ class Committer:
                 else:
                     self._take_result()
                     return True
+        self._by_helper += 1
         self._helper.give()
         return False
 
@@ -193,6 +212,8 @@ class Committer:
             self._end(self._store.log.synced(self._kernel.problem()))
         except Exception as exc:
             self._end(exc)
+        self._by_helper = 0
+        self._kernels_s += (min(self._elapsed_s, COUNTED_S_MAX) - self._kernels_s) / 16
 
     def _synced(self) -> None:
         self._take_result()

@@ -33,7 +33,6 @@ from tidegate.shard.store.checkpoints.room import Room
 from tidegate.shard.store.checkpoints.sorting import SORT_STEP, sorted_steps
 from tidegate.shard.store.interface import Reader, ShardDamaged
 from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.names import is_header
 from tidegate.shard.store.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
 CHECKPOINT_IDLE_S = 3.0
@@ -66,6 +65,8 @@ PAGE_BYTES = 4_096
 NEIGHBOURS = 32
 """Rows of one object, of those that are not checkpointed, that are taken to lie in one page."""
 
+_FEW_ENTRIES = 8 * SORT_STEP
+"""So many or fewer are not dealt by slot: there would be a few of each."""
 _DEAL_STEP = 256
 """Objects of a memtable that is in no cache of the CPU: about 0.5 ms."""
 
@@ -88,9 +89,12 @@ class Slice(NamedTuple):
     def pages(self, share: float) -> float:
         """Of the file, that it changes: for each object the share of a page that is its own, as much again where its name may be
         new, and room for values. Rows of one object count as neighbours; those that are not are bounded as entries."""
-        keys = [key for key, _ in self.puts]
-        objects = {key[:OBJECT_KEY_BYTES] for key in (*keys, *self.deletes, *((self.cleared,) if self.cleared else ()))}
-        return (len(objects) + sum(map(is_header, keys))) * share + self.size_bytes / PAGE_BYTES
+        objects = {key[:OBJECT_KEY_BYTES] for key, _ in self.puts}
+        objects.update([key[:OBJECT_KEY_BYTES] for key in self.deletes])
+        if self.cleared:
+            objects.add(self.cleared)
+        headers = [len(key) for key, _ in self.puts].count(OBJECT_KEY_BYTES)
+        return (len(objects) + headers) * share + self.size_bytes / PAGE_BYTES
 
 
 def pages_changed(objects: int, leaf_pages: int) -> float:
@@ -116,12 +120,13 @@ Rows = dict[bytes, bytes | None]
 
 def slices(memtable: Memtable) -> Iterator[Slice]:
     """The memtable as slices, sorted as the state is: neighbours then share its pages. Ranges to empty come before all else."""
-    rows_by_slot: dict[bytes, Rows] = {}
-    for cleared in _deal(memtable, rows_by_slot):
+    rows_by_start: dict[bytes, Rows] = {}
+    start_bytes = SLOT_KEY_BYTES if memtable.entries > _FEW_ENTRIES else 1
+    for cleared in _deal(memtable, rows_by_start, start_bytes):
         yield Slice(cleared, [], [], 0)
     waiting: list[tuple[bytes, bytes | None]] = []
-    for slot in sorted(rows_by_slot):
-        rows = rows_by_slot.pop(slot)
+    for start in sorted(rows_by_start):
+        rows = rows_by_start.pop(start)
         for piece in sorted_steps(rows.__iter__, len(rows)):
             if not piece:
                 yield Slice(None, [], [], 0)
@@ -133,15 +138,16 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
     yield from _cut(waiting)
 
 
-def _deal(memtable: Memtable, rows_by_slot: dict[bytes, Rows]) -> Iterator[bytes | None]:
-    """Makes the rows of all objects, by slot; yields objects to be emptied first, and now and then None. It walks in the order in
-    which the memtable got them: memory filled in this order is walked through three times faster than in that of the keys."""
+def _deal(memtable: Memtable, rows_by_start: dict[bytes, Rows], start_bytes: int) -> Iterator[bytes | None]:
+    """Makes the rows of all objects, by what their keys start with; yields objects to be emptied first, and now and then None. It
+    walks in the order in which the memtable got them: memory filled in this order is walked through three times faster than in
+    that of the keys."""
     for number, (object_key, held) in enumerate(memtable.objects.items(), 1):
         if held.cleared:
             yield object_key
-        rows = rows_by_slot.get(object_key[:SLOT_KEY_BYTES])
+        rows = rows_by_start.get(start := object_key[:start_bytes])
         if rows is None:
-            rows = rows_by_slot[object_key[:SLOT_KEY_BYTES]] = {}
+            rows = rows_by_start[start] = {}
         for nth, (key, value) in enumerate(held.writes.items(), 1):
             rows[object_key + key.encode()] = value
             if nth % SORT_STEP == 0:
@@ -155,11 +161,12 @@ def _cut(rows: list[tuple[bytes, bytes | None]]) -> Iterator[Slice]:
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
     size = 0
-    for key, value in rows:
+    for row in rows:
+        key, value = row
         if value is None:
             deletes.append(key)
             continue
-        puts.append((key, value))
+        puts.append(row)  # type: ignore[arg-type]  # it has a value
         size += len(value)
         if size >= CHECKPOINT_SLICE_BYTES:
             yield Slice(None, puts, deletes, size)

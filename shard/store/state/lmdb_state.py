@@ -457,6 +457,8 @@ class LmdbBatch:
         self._seq: int | None = None
         self._log_mark: bytes | None = None
         self._names = NameChanges(state.names)
+        self._cursor: Any = None
+        """For puts; LMDB closes it at the end of the transaction, and keeps it right meanwhile."""
         try:
             self._txn = env.begin(write=True)
         except lmdb.Error as error:
@@ -468,8 +470,9 @@ class LmdbBatch:
             for key, value in items:
                 if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST and self._txn.get(key) is None:
                     self._names.write(value)
-            with self._txn.cursor() as cursor:
-                cursor.putmulti(with_checksums(items))
+            if self._cursor is None:
+                self._cursor = self._txn.cursor()
+            self._cursor.putmulti(with_checksums(items))
         except lmdb.Error as error:
             raise self._failure(error) from error
         if (took_s := perf_counter() - began) > SLOW_CHANGE_S:

@@ -17,6 +17,7 @@ import zmq
 
 from tests.support.requests import rows_in
 from tidegate.runtime.client import shell as shell_module
+from tidegate.runtime.client.gathering import FINDS_MAX
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import Shell, new_machine
 from tidegate.runtime.client.synchronous import Poller
@@ -66,6 +67,8 @@ class Link:
             raise problem
         self.endpoints = endpoints
         self.sent: list[Any] = []
+        self.messages = 0
+        """In which that was sent."""
         self.arrived: list[bytes] = []
         self.changes: list[str] = []
         self.takes = True
@@ -80,6 +83,7 @@ class Link:
     def send(self, body: bytes) -> bool:
         if self.takes:
             self.sent += rows_in(body)
+            self.messages += 1
         return self.takes
 
     def readable(self) -> bool:
@@ -135,6 +139,11 @@ class Hand:
     def remove_writer(self, fd: int) -> None:
         del self.writable[fd]
 
+    def turn(self) -> None:
+        """As loops do: what is scheduled meanwhile comes in the next one."""
+        for _ in range(len(self.soon)):
+            self.soon.popleft()()
+
     def settle(self) -> None:
         while self.soon:
             self.soon.popleft()()
@@ -189,11 +198,13 @@ class Question:
 class Rig:
     """A shell with its machine, driven by hand."""
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:1", *, direct: bool = False, retry: bool = False) -> None:
+    def __init__(
+        self, endpoint: str = "tcp://127.0.0.1:1", *, direct: bool = False, retry: bool = False, callers_go_on: bool = False
+    ) -> None:
         self.hand = Hand()
         self.machine: ClientMachine = new_machine(endpoint, None, 5.0, direct, retry)
         self.topologies = 0
-        self.shell = Shell(self.machine, CONTEXT, self.hand, self.count_topology)
+        self.shell = Shell(self.machine, CONTEXT, self.hand, self.count_topology, callers_go_on=callers_go_on)
         self.shell.start()
         self.hand.settle()
 
@@ -209,6 +220,22 @@ class Rig:
         asked = Question.made[question]
         asked.found = found
         self.hand.watched[asked.fileno()]()
+
+    def call_again_and_again(self) -> None:
+        """A caller who makes his next call in a callback, when he is answered."""
+
+        class Again(Answer):
+            def set_result(_, result: Any) -> None:  # noqa: N805
+                self.hand.call_soon(self.call_again_and_again)
+
+        self.machine.call(Again(), -1, "Echo", "a", "where", NO_RAW, decode_any, None, self.hand.now)
+        if not self.shell.flushing:
+            self.shell.flushing = True
+            self.hand.call_soon(self.shell.flush)
+
+    def answer_call(self, link: Link, request: Any) -> None:
+        link.arrived.append(reply(request, "again"))
+        self.hand.watched[link.socket.fileno()]()
 
     def call(self) -> Answer:
         answer = Answer()
@@ -263,6 +290,61 @@ def test_a_turn_reads_a_bounded_number_of_messages_and_the_rest_in_the_next(link
     assert sum(answer.done() for answer in answers) == TURN_MESSAGES_MAX
     rig.hand.settle()
     assert all(answer.done() for answer in answers)
+
+
+def test_what_those_call_who_were_answered_leaves_in_the_same_turn(links: list[Link]) -> None:
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    rig.call_again_and_again()
+    rig.hand.settle()
+    for calls in range(1, 4):
+        rig.answer_call(links[0], links[0].sent[-1])
+        rig.hand.turn()
+        assert len(links[0].sent) == calls + 1
+
+
+def test_what_those_call_who_were_answered_one_after_the_other_leaves_in_one_message(links: list[Link]) -> None:
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    rig.call_again_and_again()
+    rig.call_again_and_again()
+    rig.hand.settle()
+    first, second = links[0].sent
+    messages = links[0].messages
+    rig.answer_call(links[0], first)
+    rig.answer_call(links[0], second)
+    rig.hand.settle()
+    assert len(links[0].sent) == 4
+    assert links[0].messages == messages + 1
+
+
+def test_what_was_called_leaves_although_somebody_is_answered_in_every_turn(links: list[Link]) -> None:
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    rig.call_again_and_again()
+    rig.hand.settle()
+    rig.answer_call(links[0], links[0].sent[0])
+    for _ in range(FINDS_MAX):
+        rig.answer_call(links[0], [-1])  # Nobody's, as far as this client knows.
+        rig.hand.turn()
+    assert len(links[0].sent) == 1
+    rig.answer_call(links[0], [-1])
+    rig.hand.turn()
+    assert len(links[0].sent) == 2
+
+
+def test_a_caller_beside_one_who_is_not_answered_waits_for_him_one_turn(links: list[Link]) -> None:
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    rig.call()
+    rig.call_again_and_again()
+    rig.hand.settle()
+    for calls in range(2, 5):
+        rig.answer_call(links[0], links[0].sent[-1])
+        rig.hand.turn()
+        assert len(links[0].sent) == calls
+        rig.hand.turn()
+        assert len(links[0].sent) == calls + 1
 
 
 def test_a_call_that_nobody_could_take_is_refused_by_the_one_timer_of_the_shell(links: list[Link]) -> None:

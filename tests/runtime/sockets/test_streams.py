@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,42 @@ def test_a_turn_takes_as_many_requests_as_one_may_have_and_no_client_is_left_beh
     turns = [sum(turn) for turn in server.turns if turn]
     assert max(turns) <= TURN_REQUESTS_MAX
     assert sum(turns) == 4_001
+
+
+def test_somebody_else_gets_in_while_the_only_client_has_something_to_say_in_every_turn(server: Server, path: Path) -> None:
+    first = Caller(path)
+    first.ask([1, "C", "n", "m", [1]])
+    first.answers(1)
+    turns, is_over = itertools.count(), threading.Event()
+
+    def echo_and_let_ask_again(message: Message) -> None:
+        server.echo(message)
+        if message.requests[0].id == 1 and not is_over.is_set():
+            if next(turns):
+                first.answers(1)  # To the turn before.
+            first.ask([1, "C", "n", "m", [1]])
+
+    server.handle = echo_and_let_ask_again
+    first.ask([1, "C", "n", "m", [1]])
+    second = Caller(path)
+    second.ask([2, "C", "n", "m", [2]])
+    assert second.answers(1) == [[2, 0, [2]]]
+    is_over.set()
+
+
+def test_nothing_is_heard_behind_a_frame_that_is_too_long_of_the_only_client_either(server: Server, path: Path) -> None:
+    caller = Caller(path)
+    caller.ask([1, "C", "n", "m", [7]])
+    caller.answers(1)
+
+    def send_all() -> None:
+        caller.socket.sendall(b"\xff\xff\xff\xff")
+        caller.ask([2, "C", "n", "m", [8]])
+        server.turns[:] = [[]]
+
+    server.in_loop(send_all)
+    assert caller.body() is None
+    assert not [turn for turn in server.turns if turn]
 
 
 def test_large_messages_go_both_ways_whole(server: Server, path: Path) -> None:

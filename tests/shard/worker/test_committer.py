@@ -116,7 +116,8 @@ async def answers(calls: list[Call]) -> list[type[BaseException] | None]:
 
 def syncs_slowly(made: DiskWorld) -> None:
     """Like a disk that has done so for a while."""
-    made.committer._average_s = 1.0
+    made.committer._kernels_s = 1.0
+    made.committer._by_helper = 0
 
 
 async def test_the_kernel_syncs_on_a_fast_disk_and_no_thread_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +190,49 @@ class LongSync:
 def long_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer, "KernelSync", LongSync)
     monkeypatch.setattr(committer, "FAST_BELOW_S", 60.0)  # Long as it is, the thread is not to take over.
+
+
+class QuickSync(LongSync):
+    """One that waits for their ends."""
+
+    def begin(self, fd: int, patience_ms: int) -> bool:
+        return True
+
+
+async def test_a_disk_that_was_slow_is_found_to_be_fast_again_by_one_commit_in_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "KernelSync", QuickSync)
+    monkeypatch.setattr(committer, "FAST_BELOW_S", 60.0)
+    made = DiskWorld()
+    made.committer._kernels_s = 120.0
+    here, commits = threading.get_ident(), 0
+    while made.committer._kernels_s >= committer.FAST_BELOW_S:
+        await made.put(commits)
+        commits += 1
+        assert commits <= 1_000
+    by_kernel = [number for number, thread in enumerate(made.disk.threads, 1) if thread == here]
+    every = committer.ASK_AGAIN_COMMITS + 1
+    assert by_kernel == list(range(every, commits + 1, every))
+    await made.put(commits)
+    assert made.disk.threads[-1] == here
+    made.committer.close()
+
+
+async def test_one_sync_of_many_that_takes_long_does_not_make_the_disk_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "KernelSync", QuickSync)
+    monkeypatch.setattr(committer, "FAST_BELOW_S", 60.0)
+    monkeypatch.setattr(committer, "COUNTED_S_MAX", 120.0)
+    made = DiskWorld()
+
+    def begin(*_: object) -> bool:
+        if len(made.disk.records) % 8 == 0:
+            made.committer._began_s -= 10_000.0
+        return True
+
+    monkeypatch.setattr(QuickSync, "begin", begin)
+    for number in range(100):
+        await made.put(number)
+    assert made.disk.threads == [threading.get_ident()] * 100
+    made.committer.close()
 
 
 async def test_calls_that_write_nothing_are_answered_while_the_kernel_syncs(long_sync: None) -> None:
