@@ -179,13 +179,7 @@ class Supervisor:
         }
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
         workers, shards = len(service.placement.workers), len(service.placement.owners)
-        self._errands = Errands(
-            shards,
-            workers,
-            lambda shard: self.supervision.owner(shard),
-            self._errand_ended,
-            lambda: {} if self._member is None else self._member.elsewhere(),
-        )
+        self._errands = Errands(shards, workers, self._owner, self._errand_ended, self._elsewhere)
         self._audit = AuditLog(service.directory.path, service.directory.start)
         self._edits: dict[int, tuple[str, AuditedValues]] = {}
         """By errand: the name of the edit that it makes, and which values are told."""
@@ -262,6 +256,12 @@ class Supervisor:
                 self._http.close()
 
     # Events
+
+    def _owner(self, shard: int) -> int | None:
+        return self.supervision.owner(shard)
+
+    def _elsewhere(self) -> Mapping[int, str]:
+        return {} if self._member is None else self._member.elsewhere()
 
     def _now(self) -> float:
         return time.monotonic()

@@ -111,7 +111,6 @@ TESTED_BY = {
     "shard/replicated/jetstream_log.py": "service/test_jetstream_log.py",
     "shard/replicated/stream.py": "service/test_shard_stream.py",
     "shard/replicated/shard_log.py": "service/test_jetstream_log.py",
-    "shard/replicated/log_thread.py": "service/test_jetstream_log.py",
     "shard/replicated/founding.py": "service/test_cluster.py",
     "shard/replicated/snapshot_keeper.py": "service/test_snapshots.py",
     "shard/replicated/snapshot_listing.py": "service/test_snapshots.py",
