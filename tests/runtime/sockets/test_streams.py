@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.endpoint_server import Server
 from tests.support.waiting import WITHIN_S
-from tidegate.runtime.limits import LARGE_BYTES, TURN_REQUESTS_MAX
+from tidegate.runtime.limits import TURN_REQUESTS_MAX
 from tidegate.runtime.sockets.frames import GREETING, Frames, head_of_length
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import OK, Message
@@ -163,7 +163,7 @@ def test_nothing_is_heard_behind_a_frame_that_is_too_long_of_the_only_client_eit
     caller.answers(1)
 
     def send_all() -> None:
-        caller.socket.sendall(b"\xff" * LARGE_BYTES)  # All that is read at once.
+        caller.socket.sendall(b"\xff\xff\xff\xff")
         caller.ask([2, "C", "n", "m", [8]])
         server.turns[:] = [[]]
 
