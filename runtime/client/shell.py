@@ -17,7 +17,6 @@ import random
 import secrets
 import stat
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, Protocol
 
 import zmq
@@ -182,12 +181,10 @@ class Shell:
         """Right after the callers that have just been answered, so that their next calls leave in the same turn of the loop.
         Perhaps more answers are looked for first."""
         found, self._answered_since = self._answered_since, False
-        if (found or self._machine.may_gather()) and self._gathering.goes_on(found=found):
+        if (found or self._machine.may_gather()) and self._gathering.goes_on(self._time(), found=found):
             if self._gathering.lets_others_run:
-                began_s = perf_counter()
                 with contextlib.suppress(OSError):  # A sandbox may allow as little as it likes.
                     os.sched_yield()  # Perhaps a worker waits for this processor.
-                self._gathering.others_ran(perf_counter() - began_s)
             self._call_soon(self._flush_behind)
         else:
             self.flush()
@@ -301,7 +298,7 @@ class Shell:
             self._answered_since = True
         else:
             self.flushing = True
-            self._gathering.begin()
+            self._gathering.begin(self._time())
             self._call_soon(self._flush_behind)
 
     def _write_later(self, number: int, transport: Dealer | Stream) -> None:

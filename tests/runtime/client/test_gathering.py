@@ -6,22 +6,22 @@ from tidegate.runtime.client.gathering import FINDS_MAX, LOOKS_MAX, Gathering
 
 
 def looks_in_vain(gathering: Gathering) -> int:
-    gathering.begin()
+    gathering.begin(0.0)
     return looks_left(gathering)
 
 
 def looks_left(gathering: Gathering) -> int:
     looks = 0
-    while gathering.goes_on(found=False):
+    while gathering.goes_on(0.0, found=False):
         looks += 1
         assert looks <= LOOKS_MAX
     return looks
 
 
 def find(gathering: Gathering) -> None:
-    gathering.begin()
-    assert gathering.goes_on(found=False)
-    assert gathering.goes_on(found=True)
+    gathering.begin(0.0)
+    assert gathering.goes_on(0.0, found=False)
+    assert gathering.goes_on(0.0, found=True)
 
 
 def test_it_is_looked_once_where_nothing_is_ever_found() -> None:
@@ -36,34 +36,47 @@ def test_it_is_looked_more_often_the_more_often_something_is_found_and_less_ofte
     assert [looks_in_vain(gathering) for _ in range(6)] == [LOOKS_MAX, LOOKS_MAX // 2, LOOKS_MAX // 4, LOOKS_MAX // 8, 1, 1]
 
 
-def test_others_may_run_before_every_look_but_the_first_unless_they_keep_the_processor_for_long() -> None:
+def test_others_may_run_before_every_look_but_the_first() -> None:
     gathering = Gathering()
     for _ in range(10):
         find(gathering)
-    gathering.begin()
+    gathering.begin(0.0)
     lets_others_run = []
-    while gathering.goes_on(found=False):
+    while gathering.goes_on(0.0, found=False):
         lets_others_run.append(gathering.lets_others_run)
-        gathering.others_ran(0.000_5)
     assert lets_others_run == [False] + [True] * (LOOKS_MAX - 1)
+
+
+def test_looks_that_take_long_in_vain_are_the_last_ones_and_teach_to_look_once() -> None:
+    gathering = Gathering()
     for _ in range(10):
         find(gathering)
-    gathering.begin()
-    assert gathering.goes_on(found=False)
-    gathering.others_ran(0.003)
-    assert looks_left(gathering) == 0
+    gathering.begin(5.0)
+    assert gathering.goes_on(5.0, found=False)
+    assert gathering.goes_on(5.001, found=False)
+    assert not gathering.goes_on(5.003, found=False)
     assert looks_in_vain(gathering) == 1
+
+
+def test_what_was_found_after_a_long_time_is_not_looked_behind_and_teaches_nothing() -> None:
+    gathering = Gathering()
+    for _ in range(10):
+        find(gathering)
+    gathering.begin(5.0)
+    assert gathering.goes_on(5.0, found=False)
+    assert not gathering.goes_on(5.005, found=True)
+    assert looks_in_vain(gathering) == LOOKS_MAX
 
 
 def test_what_comes_together_teaches_nothing() -> None:
     gathering = Gathering()
     for _ in range(10):
-        gathering.begin()
-        assert gathering.goes_on(found=True)
+        gathering.begin(0.0)
+        assert gathering.goes_on(0.0, found=True)
     assert looks_in_vain(gathering) == 1
 
 
 def test_after_so_many_finds_it_is_sent_whatever_there_is() -> None:
     gathering = Gathering()
-    gathering.begin()
-    assert [gathering.goes_on(found=True) for _ in range(FINDS_MAX + 1)] == [True] * FINDS_MAX + [False]
+    gathering.begin(0.0)
+    assert [gathering.goes_on(0.0, found=True) for _ in range(FINDS_MAX + 1)] == [True] * FINDS_MAX + [False]

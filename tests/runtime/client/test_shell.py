@@ -347,6 +347,31 @@ def test_a_caller_beside_one_who_is_not_answered_waits_for_him_one_turn(links: l
         assert len(links[0].sent) == calls + 1
 
 
+def test_a_caller_waits_for_others_one_turn_of_a_loop_whose_turns_take_long(links: list[Link]) -> None:
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    rig.call()
+    rig.call_again_and_again()
+    rig.hand.settle()
+    for _ in range(10):  # It learns that something comes, if it only looks again.
+        rig.answer_call(links[0], links[0].sent[-1])
+        rig.hand.turn()
+        rig.answer_call(links[0], [-1])  # Nobody's, as far as this client knows.
+        rig.hand.settle()
+    calls = len(links[0].sent)
+    rig.answer_call(links[0], links[0].sent[-1])
+    rig.hand.turn()
+    assert len(links[0].sent) == calls, "it is looked for others"
+    rig.hand.now += 0.005
+    rig.answer_call(links[0], [-1])
+    rig.hand.turn()
+    assert len(links[0].sent) == calls + 1
+    rig.answer_call(links[0], links[0].sent[-1])
+    rig.hand.now += 0.005
+    rig.hand.turn()
+    assert len(links[0].sent) == calls + 2, "the callers alone have taken that long"
+
+
 def test_a_call_that_nobody_could_take_is_refused_by_the_one_timer_of_the_shell(links: list[Link]) -> None:
     rig = Rig()
     answers = [rig.call() for _ in range(3)]
