@@ -124,6 +124,8 @@ class Shell:
         """Somebody has asked for a flush at the end of this turn."""
         self._answered_since = False
         """More callers go on behind that flush."""
+        self._flushes = 0
+        """Looks for more answers are for the flush with this number. Who does not wait for them flushes before, and ends them."""
         self._gathering = Gathering()
         self._timer: Timer | None = None
         self._timer_at = math.inf
@@ -139,6 +141,7 @@ class Shell:
     def close(self, *, is_heard: bool = True) -> None:
         """Calls in flight are answered by an error, if anybody can hear it; nothing is watched any more."""
         self._closed = True
+        self._begin_flush()
         self._machine.close(is_heard=is_heard)
         self._perform(self._machine.take_effects())
         for number in list(self._transports):
@@ -151,7 +154,7 @@ class Shell:
 
     def flush(self) -> None:
         """Sends what the machine has, and does what it asks for."""
-        self.flushing = self._answered_since = False
+        self._begin_flush()
         machine, transports = self._machine, self._transports
         while machine.has_work():
             for number, body in machine.take_messages(self._time()):
@@ -168,6 +171,10 @@ class Shell:
         if machine.next_deadline() < self._timer_at:
             self._set_timer()
 
+    def _begin_flush(self) -> None:
+        self.flushing = self._answered_since = False
+        self._flushes += 1
+
     def _flush_soon(self) -> None:
         if self.flushing:
             return
@@ -177,15 +184,17 @@ class Shell:
         elif self._machine.next_deadline() < self._timer_at:
             self._set_timer()
 
-    def _flush_behind(self) -> None:
+    def _flush_behind(self, number: int) -> None:
         """Right after the callers that have just been answered, so that their next calls leave in the same turn of the loop.
         Perhaps more answers are looked for first."""
+        if number != self._flushes:
+            return
         found, self._answered_since = self._answered_since, False
         if (found or self._machine.may_gather()) and self._gathering.goes_on(self._time(), found=found):
             if self._gathering.lets_others_run:
                 with contextlib.suppress(OSError):  # A sandbox may allow as little as it likes.
                     os.sched_yield()  # Perhaps a worker waits for this processor.
-            self._call_soon(self._flush_behind)
+            self._call_soon(self._flush_behind, number)
         else:
             self.flush()
 
@@ -299,7 +308,7 @@ class Shell:
         else:
             self.flushing = True
             self._gathering.begin(self._time())
-            self._call_soon(self._flush_behind)
+            self._call_soon(self._flush_behind, self._flushes)
 
     def _write_later(self, number: int, transport: Dealer | Stream) -> None:
         if number not in self._writing:

@@ -372,6 +372,40 @@ def test_a_caller_waits_for_others_one_turn_of_a_loop_whose_turns_take_long(link
     assert len(links[0].sent) == calls + 2, "the callers alone have taken that long"
 
 
+def test_who_flushes_at_once_ends_the_looks_and_the_next_ones_are_as_many(links: list[Link]) -> None:
+    """As `map` does, beside callers who wait for one call each."""
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    rig.call()
+    rig.call_again_and_again()
+    rig.call_again_and_again()
+    rig.hand.settle()
+    first, second = links[0].sent[-2:]
+    rig.answer_call(links[0], first)
+    rig.call()
+    assert len(links[0].sent) == 4
+    rig.answer_call(links[0], second)
+    rig.hand.turn()
+    assert len(links[0].sent) == 4, "it is looked for others, once"
+    rig.hand.turn()
+    assert len(links[0].sent) == 6
+    rig.hand.turn()
+    assert not rig.hand.soon
+
+
+def test_a_closed_shell_looks_for_no_more_answers(links: list[Link]) -> None:
+    rig = Rig(callers_go_on=True)
+    rig.connect(links[0])
+    answers = [rig.call() for _ in range(3)]
+    for request in links[0].sent[:2]:
+        rig.answer_call(links[0], request)
+    assert [answer.done() for answer in answers] == [True, True, False]
+    rig.shell.close()
+    assert not rig.shell.flushing
+    rig.hand.turn()
+    assert not rig.hand.soon
+
+
 def test_a_call_that_nobody_could_take_is_refused_by_the_one_timer_of_the_shell(links: list[Link]) -> None:
     rig = Rig()
     answers = [rig.call() for _ in range(3)]
