@@ -189,6 +189,9 @@ def _write_all(fd: int, parts: list[bytes], offset: int) -> None:
 class CommitLog:
     """Records in the order of their positions; each durable before the next is written."""
 
+    is_written_at_once = True
+    """By `write`, as a rule."""
+
     def __init__(
         self,
         directory: Path,
@@ -550,12 +553,13 @@ class WithoutSegments:
     """What there is of a log that keeps no files here: nothing is ever written that is not appended, or removed."""
 
     is_broken = False
+    is_written_at_once = False
+    """An append may always wait."""
     needs_segment = False
     may_grow = True
     segments_used, segments_max = 1, 2
 
     def write(self, record: bytes) -> int | None:
-        """None: an append may always wait."""
         return None
 
     def sync(self) -> int:
@@ -582,6 +586,9 @@ class WithoutSegments:
 
 class NoLog(WithoutSegments):
     """In the place of a log for which there is no room: takes nothing, and says why."""
+
+    is_written_at_once = True
+    """The refusal needs no thread."""
 
     def __init__(self, problem: OperatorError) -> None:
         self._problem = problem

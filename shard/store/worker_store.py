@@ -83,6 +83,7 @@ class SharedLog(Protocol):
     def snapshots(self) -> Snapshots: ...
 
     is_broken: bool
+    is_written_at_once: bool
     needs_segment: bool
     may_grow: bool
     segments_used: int

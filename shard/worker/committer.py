@@ -11,7 +11,8 @@ killed for it. Where a record would have to wait, the disk has been slow, or the
 
 How fast the disk is, the loop finds out itself, by every commit that the kernel syncs. What the helper takes says little: it has
 to wait for the interpreter, half a millisecond where the loop is busy, so that a disk that was slow for a moment would be held to
-be slow for ever. One commit in so many is synced by the kernel all the same.
+be slow for ever. One commit in so many is synced by the kernel all the same, unless the disk is one that stalls (`slow_disk`): to
+write, and to give the order, may wait for it as well. A kernel that refuses the order is like a slow disk: asked as seldom.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ FAST_BELOW_S = 0.000_8
 COUNTED_S_MAX = 2 * FAST_BELOW_S
 """No sync counts for more: one of many that had to wait long, perhaps only for a processor, does not make the disk slow."""
 ASK_AGAIN_COMMITS = 16
-"""After so many commits a slow disk is asked whether it is fast. It costs the loop `PATIENCE_MS` at most."""
+"""After so many commits a slow disk is asked whether it is fast. It costs the loop a write into the page cache, an order, and
+`PATIENCE_MS` of waiting at most."""
 PATIENCE_MS = 1
 LOOP_WRITE_BYTES_MAX = 128 << 10
 """A larger record is the helper's: to copy a megabyte takes a millisecond, and its sync more."""
@@ -81,7 +83,7 @@ class Committer:
         self._kernels_s = 0.0
         """Moving average of those by the kernel, as far as they count."""
         self._by_helper = 0
-        """Commits since the newest one of those."""
+        """Commits since the newest one that the kernel was asked to sync."""
         self._commits, self._syncs = Histogram(), Histogram()
         self._records, self._released = Histogram(SIZES), Histogram(NUMBERS)
         self._samples = 0
@@ -97,15 +99,21 @@ class Committer:
         self._is_written = False
         """The record is, and has to be synced."""
         self._helper = Handover(loop, "tidegate-commit", self._append, self._appended)
-        try:
-            self._kernel: KernelSync | None = KernelSync(loop, self._synced)
-        except SyncRefused as exc:
-            log.info("commits are synced by a thread: the kernel does not do that here (%s)", exc)
-            self._kernel = None
+        self._kernel = self._new_kernel()
         self._refused = 0
         self._say_at_s = 0.0
         self.without_room: dict[int, LogFull] = {}
         """By shard with a log of its own, why the last commit of it was refused."""
+
+    def _new_kernel(self) -> KernelSync | None:
+        """None: the helper makes every commit."""
+        if not self._store.log.is_written_at_once:
+            return None
+        try:
+            return KernelSync(self._loop, self._synced)
+        except SyncRefused as exc:
+            log.info("commits are synced by a thread: the kernel does not do that here (%s)", exc)
+            return None
 
     def statistics(self) -> CommitterStatistics:
         return CommitterStatistics(round(self._average_s * 1e6), round(self.waits_s * 1e3))
@@ -131,12 +139,14 @@ class Committer:
     @property
     def will_wait(self) -> bool:
         """Whether `commit_if_due` will wait for the disk, if only for a moment."""
-        return self._may_wait and self._host.output_gate.can_cut
+        return self._host.output_gate.can_cut and self._may_wait
 
     @property
     def _may_wait(self) -> bool:
         """The kernel syncs the next commit, unless its record is large."""
-        return self._kernel is not None and (self._kernels_s < FAST_BELOW_S or self._by_helper >= ASK_AGAIN_COMMITS)
+        if self._kernel is None or self.slow_s:
+            return False
+        return self._kernels_s < FAST_BELOW_S or self._by_helper >= ASK_AGAIN_COMMITS
 
     def commit_if_due(self) -> None:
         """To be called at the end of a turn."""
@@ -167,7 +177,7 @@ class Committer:
                     if not self._kernel.begin(fd, PATIENCE_MS):
                         return False
                 except SyncRefused:
-                    pass
+                    self._kernel_took(COUNTED_S_MAX)
                 else:
                     self._take_result()
                     return True
@@ -212,8 +222,11 @@ class Committer:
             self._end(self._store.log.synced(self._kernel.problem()))
         except Exception as exc:
             self._end(exc)
+        self._kernel_took(self._elapsed_s)
+
+    def _kernel_took(self, seconds: float) -> None:
         self._by_helper = 0
-        self._kernels_s += (min(self._elapsed_s, COUNTED_S_MAX) - self._kernels_s) / 16
+        self._kernels_s += (min(seconds, COUNTED_S_MAX) - self._kernels_s) / 16
 
     def _synced(self) -> None:
         self._take_result()

@@ -35,10 +35,14 @@ class Disk:
         self.world = world
         self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self.writes = False
+        self.is_written_at_once = True
         self.written = b""
         self.script: deque[Callable[[], None]] = deque()
         self.records: list[CommitRecord] = []
         self.threads: list[int] = []
+        """Of appends that are over."""
+        self.writers: list[int] = []
+        """Of calls of `write`."""
         self.checkpoints = 0
         self.log = self.checkpointer = self
 
@@ -50,6 +54,7 @@ class Disk:
         return len(self.records)
 
     def write(self, record: bytes) -> int | None:
+        self.writers.append(threading.get_ident())
         if self.script and not self.writes:
             return None
         if self.script:
@@ -95,15 +100,19 @@ def strange() -> None:
 class DiskWorld(World):
     """Its commits are made by a real committer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_written_at_once: bool = True) -> None:
         super().__init__(Thing)
         self.disk = Disk(self)
+        self.disk.is_written_at_once = is_written_at_once
+        self.would_wait: list[bool] = []
+        """By turn."""
         self.trouble: list[OperatorError] = []
         self.committer = Committer(
             self.loop, self.host, cast("WorkerStore", self.disk), self.host.turn.end, self.trouble.append, self.trouble.append
         )
 
     def _end_turn(self) -> None:
+        self.would_wait.append(self.committer.will_wait)
         self.committer.commit_if_due()
 
     async def put(self, value: Any, name: str = "a") -> None:
@@ -163,6 +172,37 @@ async def test_a_kernel_that_takes_no_orders_leaves_the_sync_to_the_helper(monke
     monkeypatch.setattr(KernelSync, "__init__", refuse)
     made = DiskWorld()
     await made.put("kept")
+    assert threading.get_ident() not in made.disk.threads
+    made.committer.close()
+
+
+async def test_a_kernel_that_never_takes_orders_is_asked_by_one_commit_in_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop would write every record, however slow the disk is that the helper waits for."""
+
+    def refuse(*_: Any) -> None:
+        raise SyncRefused("no more orders")
+
+    monkeypatch.setattr(KernelSync, "begin", refuse)
+    made = DiskWorld()
+    commits = 0
+    while made.committer._kernels_s < committer.FAST_BELOW_S:
+        await made.put(commits)
+        commits += 1
+        assert commits <= 100
+    asked = len(made.disk.writers)
+    assert asked == commits, "once refused it may be taken the next time"
+    for number in range(3 * (committer.ASK_AGAIN_COMMITS + 1)):
+        await made.put(number)
+    assert len(made.disk.writers) == asked + 3
+    made.committer.close()
+
+
+async def test_a_log_that_is_never_written_at_once_is_not_waited_for_by_the_loop() -> None:
+    made = DiskWorld(is_written_at_once=False)
+    for number in range(2 * committer.ASK_AGAIN_COMMITS):
+        await made.put(number)
+    assert not any(made.would_wait)
+    assert made.disk.writers == []
     assert threading.get_ident() not in made.disk.threads
     made.committer.close()
 
@@ -321,6 +361,27 @@ async def test_a_disk_that_is_slow_is_said_while_a_commit_waits_and_for_a_while_
     await made.ask_all([call])
     assert made.committer.slow_s >= 0.3
     await wait_until_in_loop(lambda: made.committer.slow_s == 0, "the disk to be called fast again")
+    made.committer.close()
+
+
+@pytest.mark.parametrize("was_fast", [True, False])
+async def test_a_disk_that_stalls_is_not_written_to_by_the_loop_until_it_has_not_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, was_fast: bool
+) -> None:
+    """Its answer to when it is over is the test's (`SlowDisk` has tests of its own)."""
+    monkeypatch.setattr(committer, "KernelSync", QuickSync)
+    monkeypatch.setattr(committer, "FAST_BELOW_S", 60.0)
+    made = DiskWorld()
+    if not was_fast:
+        made.committer._kernels_s = 120.0
+    monkeypatch.setattr(slow_disk.SlowDisk, "slow_s", lambda *_: 4.0)
+    for number in range(2 * committer.ASK_AGAIN_COMMITS):
+        await made.put(number)
+    assert not any(made.would_wait)
+    assert made.disk.writers == []
+    monkeypatch.setattr(slow_disk.SlowDisk, "slow_s", lambda *_: 0.0)
+    await made.put("fast again")
+    assert made.disk.writers == [threading.get_ident()]
     made.committer.close()
 
 
