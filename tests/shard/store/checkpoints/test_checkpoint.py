@@ -87,6 +87,33 @@ def test_slices_are_sorted_and_bounded_in_keys_and_bytes() -> None:
     assert max(part.size_bytes for part in parts) <= checkpoint_module.CHECKPOINT_SLICE_BYTES + 9000
 
 
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("in_object", [1, 3, 5_000])
+def test_slices_have_every_change_once_and_in_order_however_many_there_are(in_object: int, more: int) -> None:
+    """Few are sorted in one run, one more of them is dealt by slot first."""
+    random, count = Random(in_object + more), checkpoint_module._FEW_ENTRIES + more
+    memtable, expected, cleared = Memtable(), dict[bytes, bytes | None](), list[bytes]()
+    while left := count - memtable.entries:
+        key = random.randbytes(2) + random.randbytes(14)
+        names = [f"k{nth}" for nth in range(min(left, in_object))]
+        writes = {name: random.choice((None, b"", b"value", bytes(20_000))) for name in names}
+        is_cleared = random.random() < 0.01
+        cleared += [key] * is_cleared
+        expected |= {key + name.encode(): value for name, value in writes.items()}
+        memtable.apply([ObjectWrites(key, is_cleared, writes)])
+    assert memtable.entries == len(expected) == count
+    parts = [part for part in slices(memtable) if part.cleared or part.puts or part.deletes]
+    assert [part.cleared for part in parts[: len(cleared)]] == cleared
+    keys = list[bytes]()
+    for part in parts[len(cleared) :]:
+        assert part.cleared is None
+        assert all(expected[key] is value for key, value in part.puts)
+        assert all(expected[key] is None for key in part.deletes)
+        keys += sorted([*part.deletes, *(key for key, _ in part.puts)])
+    is_whole = keys == sorted(expected)
+    assert is_whole, (len(keys), len(expected), keys == sorted(keys))
+
+
 @pytest.mark.parametrize("key_s", [0.01, 0.001, 0.000_01])
 def test_however_long_each_page_takes_a_turn_of_a_large_checkpoint_is_short(
     monkeypatch: pytest.MonkeyPatch, key_s: float

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import object_key
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.names import NameChanges
+from tidegate.shard.store.names import OWN_FIRST, NameChanges
 from tidegate.shard.store.state.lmdb_state import LmdbState, _failure
 from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.state.pages import PAGE_HEADER_BYTES
@@ -89,6 +90,64 @@ def test_whenever_it_is_read_it_is_as_the_newest_commit_left_it(state: ShardStat
             batch.commit()
             rows.update(newer)
     look()
+
+
+def first_other(these: Sequence[object], those: Sequence[object]) -> int | None:
+    """Where two sequences part, which would take minutes to print."""
+    pairs = enumerate(zip_longest(these, those))
+    return next((number for number, (this, that) in pairs if this != that), None)
+
+
+def neighbours(random: Random, keys: list[bytes]) -> list[bytes]:
+    """Some that lie in the same pages."""
+    first = random.randrange(len(keys))
+    return keys[first : first + random.choice((1, 4, 200))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_of_puts_between_deletes_leaves_what_a_dict_would_have(state: ShardState, seed: int) -> None:
+    """Deletes empty pages and merge them with others, puts part them again: whatever a batch keeps meanwhile has to follow."""
+    random, rows = Random(seed), dict[bytes, bytes]()
+    headers = {object_key("Box", str(number)): encode_header(Header("Box", str(number))) for number in range(150)}
+    keys = sorted([key + b"row%d" % nth for key in headers for nth in range(10)] + list(headers))
+
+    def write(key: bytes) -> bytes:
+        return headers.get(key) or random.randbytes(random.choice((10, 300, 700, 5_000)))
+
+    for seq in range(1, 4):
+        batch, newer = state.begin(), dict(rows)
+        for _ in range(80):
+            some = neighbours(random, keys)
+            change = random.random()
+            if change < 0.5:
+                puts = [(key, write(key)) for key in some]
+                batch.put_many(puts)
+                newer.update(puts)
+            elif change < 0.8:
+                batch.delete_many(some)
+                for key in some:
+                    newer.pop(key, None)
+            elif change < 0.9:
+                keys_max = random.choice((1, 100, 2_000))
+                found = [key for key in keys if key in newer and some[0] <= key < some[-1]]
+                assert batch.delete_range(some[0], some[-1], keys_max) == (len(found) <= keys_max)
+                for key in found[:keys_max]:
+                    del newer[key]
+            else:
+                batch.change_names(random.choice((1, 50)))
+        batch.set_applied_seq(seq)
+        if seq == 2:
+            batch.abort()
+        else:
+            batch.commit()
+            rows = newer
+        there = list(state.scan(LOW, OWN_FIRST, False))
+        backwards = list(state.scan(LOW, OWN_FIRST, True))
+        assert first_other([key for key, _ in there], sorted(rows)) is None
+        assert first_other(there, sorted(rows.items())) is None
+        assert first_other(backwards, there[::-1]) is None
+        assert [key for key in keys if state.get(key) != rows.get(key)] == []
+        assert state.names.counts == {"Box": len(headers.keys() & rows)}
 
 
 def test_an_aborted_batch_leaves_nothing(state: ShardState) -> None:
