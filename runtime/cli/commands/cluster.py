@@ -164,8 +164,11 @@ def _status(options: argparse.Namespace) -> int:
     lines += table(rows, {2, 3, 4})
     moving = [each for each in found.shards if each.serves != each.should]
     if moving:
-        rows = [("shard", "served by", "should be")]
-        rows += [(str(each.shard), each.serves or "nobody", each.should or "nobody") for each in moving[:shown_max]]
+        rows = [("shard", "served by", "should be", "")]
+        rows += [
+            (str(each.shard), each.serves or "nobody", each.should or "nobody", "which reads first" if each.reads else "")
+            for each in moving[:shown_max]
+        ]
         lines += ["", *table(rows), *_more(len(moving) - shown_max)]
     pinned = [f"{each.shard} on {each.should}" for each in found.shards if each.pinned]
     if pinned:
