@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -207,14 +209,14 @@ def test_a_shard_is_given_when_the_next_host_has_read_what_there_is() -> None:
     assert machine.word().gives == (2, 3)
 
 
-def hears(machine: MemberMachine, beats: int, **b: object) -> None:
+def hears(machine: MemberMachine, beats: int, **b: Any) -> None:
     """So many own beats come back, and host b says with each what is given."""
     for _ in range(beats):
         passes(machine, 1)
         machine.heard(beat_of("b", machine.newest_echo + 2, **b))
 
 
-def keeps_for_b(**b: object) -> MemberMachine:
+def keeps_for_b(**b: Any) -> MemberMachine:
     """It has everything, and host b should have shard 3."""
     machine = member()
     machine.read(placed("aaaa"), 1)
