@@ -101,7 +101,7 @@ class StreamLog(WithoutSegments):
 
     snapshots = NoSnapshots()
 
-    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None], *, is_ahead: bool = False) -> None:
         raise AssertionError("it has everything")
 
     def mark(self, shard: int, position: int) -> bytes:
