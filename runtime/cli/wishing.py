@@ -94,10 +94,10 @@ def of_all(options: argparse.Namespace, wish: Wish) -> tuple[list[Result], list[
 
 
 def tell(options: argparse.Namespace, result: Result, text: str, missing: Sequence[str] = ()) -> int:
-    """`missing`: what it lacks."""
-    print(
-        json.dumps({**result, "missing": missing} if missing else result, indent=2, ensure_ascii=False) if options.json else text
-    )
+    """`missing`: what it lacks, beside what other hosts have."""
+    lacks = {"missing": missing, "elsewhere": getattr(options, "elsewhere", ())}
+    result = {**result, **{name: each for name, each in lacks.items() if each}}
+    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else text)
     for each in missing:
         fail(one_line(f"{options.parser.prog.removeprefix('tidegate ')}: {each}"))
     return EXIT_FAILED if missing else EXIT_OK

@@ -7,7 +7,8 @@ Rule 2: a host of which nothing new was heard during `LOST_BEATS` own beats is l
 who may append to the log of a shard is decided by the log.
 Rule 3: a shard is claimed when nobody who is there has it any longer, or `TAKE_BEATS` after that was due. Whoever says that he
 gives it is waited for: how long its calls may take to end is his to say. It is given when the next one has read what there is of
-it, so that its calls wait for the rest only; or after `AHEAD_BEATS`, if it is not.
+it, so that its calls wait for the rest only. While that one says that it reads, or cannot read, the shard stays where it is
+served, and is not claimed; where it says nothing of the kind, that ends after `AHEAD_BEATS`.
 Rule 4: what somebody says of the placement is believed, unless reads of it say otherwise for `DOUBT_BEATS`. Then it is theirs to
 be wrong, or the record was put back to an older one; that is true where the older one could be replaced.
 Rule 5: the placement is replaced by whoever comes first in the order of ids of those who are there; the others wait a little
@@ -33,9 +34,12 @@ TURN_BEATS = 2
 TAKE_BEATS = 20
 """After so many a shard is claimed from a host that should have given it."""
 AHEAD_BEATS = 600
-"""For so long, 5 minutes, a shard is kept for the next one to read what there is of it. Nobody waits for anything meanwhile."""
-LEAVING_AHEAD_BEATS = 3
-"""The same of a host that is about to stop, and has 4 s for all that it gives."""
+"""For so long, 5 minutes, a shard is kept for the next one to say that it reads, or has read, what there is of it. No call waits
+for that."""
+LEAVING_SHARE = 4
+"""A host that is about to stop has so much time for all that it gives; of that this part is for others to read."""
+LEAVING_BEATS_MIN = 2
+"""Nobody can have read, and said so, in less: then nobody is waited for."""
 CLAIM_BEATS = 60
 """A claim that has not come to its end after so many is given up for one beat, and begins again."""
 RETURN_BEATS = 10
@@ -86,6 +90,10 @@ class MemberMachine:
         self._owned: frozenset[int] = frozenset()
         self._ready: frozenset[int] = frozenset()
         """What it has read ahead."""
+        self._reads: frozenset[int] = frozenset()
+        """What it has still to read."""
+        self._leaving_beats = 0
+        """For so long it keeps shards for others to read, if it is about to stop."""
         self._peers: dict[str, Peer] = {}
         self._echoed = self._echo = 0
         """How many own beats have come back, and the number of the last one."""
@@ -95,8 +103,8 @@ class MemberMachine:
         """Since when a new placement is due."""
         self._wanted_since: dict[int, int] = {}
         """By shard that this host should have and has not: since when it is claimed, or waits to be."""
-        self._kept_since: dict[int, int] = {}
-        """By shard that another host should have: since when it is kept for that one to read what there is."""
+        self._kept_since: dict[tuple[int, str], int] = {}
+        """By shard that another host should have, and that host: since when it is kept, and not said to be read."""
         self._given_up: dict[int, int] = {}
         """When the claim of a shard was given up the last time."""
 
@@ -123,7 +131,7 @@ class MemberMachine:
             self._heard_own(beat)
             return False
         peer = self._peers.get(beat.id)
-        if any(not 0 <= shard < self.shards for shard in (*beat.serves, *beat.gives)):
+        if any(not 0 <= shard < self.shards for shard in (*beat.serves, *beat.gives, *(beat.ready or ()), *beat.reads)):
             raise ValueError(f"a beat of {beat.name} names a shard that is none of {self.shards}")
         if peer is None and len(self._peers) >= HOSTS_MAX - 1 and not self._forget(0):
             raise ValueError(f"{beat.name} is one host more than the {HOSTS_MAX} that a cluster may have")
@@ -175,13 +183,15 @@ class MemberMachine:
         self._look()
         return True
 
-    def has_read(self, shards: Iterable[int]) -> bool:
-        """Of those to be read `ahead`: what there is of these was read. Whether that is news."""
-        ready = frozenset(shards)
-        if ready == self._ready:
+    def has_read(self, shards: Iterable[int], reads: Iterable[int] = ()) -> bool:
+        """Of those to be read `ahead`: what there is of these was read, and of those `reads` has still to be. Whether that is
+        news."""
+        ready, unread = frozenset(shards), frozenset(reads)
+        if (ready, unread) == (self._ready, self._reads):
             return False
-        self._wanted_since.update((shard, self._echoed) for shard in ready - self._ready if shard in self._wanted_since)
-        self._ready = ready
+        changed = (ready ^ self._ready) | (unread ^ self._reads)
+        self._wanted_since.update((shard, self._echoed) for shard in changed if shard in self._wanted_since.keys() - self.target)
+        self._ready, self._reads = ready, unread
         return True
 
     def describes(self, door: str, version: str) -> bool:
@@ -193,9 +203,11 @@ class MemberMachine:
         """Of this host, by shard. That is no news: it is said with the next beat."""
         self.me = msgspec.structs.replace(self.me, loads={shard: round(rate, 2) for shard, rate in sorted(calls_per_s.items())})
 
-    def retires(self) -> None:
-        """This host is about to stop."""
+    def retires(self, within_s: float) -> None:
+        """This host is about to stop, and has so long for what it gives."""
         self.me = msgspec.structs.replace(self.me, leaving=True)
+        beats = int(within_s / LEAVING_SHARE / BEAT_S)
+        self._leaving_beats = beats if beats >= LEAVING_BEATS_MIN else 0
 
     # What is asked
 
@@ -271,8 +283,9 @@ class MemberMachine:
         """What is true now, under a new number for the message where one is given."""
         told = {} if number is None else {"number": number, "said": self.me.said + 1}
         serves, gives = (self._owned & self.target, self._owned - self.target) if not self.me.gone else ((), ())
-        ready = () if self.me.gone else self._ready & self.ahead
-        has = {"serves": tuple(sorted(serves)), "gives": tuple(sorted(gives)), "ready": tuple(sorted(ready))}
+        ready, reads = (self._ready & self.ahead, self._reads & self.ahead) if not self.me.gone else ((), ())
+        sets = {"serves": serves, "gives": gives, "ready": ready, "reads": reads}
+        has = {name: tuple(sorted(shards)) for name, shards in sets.items()}
         return msgspec.structs.replace(self.me, revision=max(self.revision, 0), **told, **has)
 
     def _heard_own(self, beat: Beat) -> None:
@@ -325,7 +338,9 @@ class MemberMachine:
                     serving[shard] = id
         leaving = {id for id, beat in live.items() if beat.leaving}
         losses = {id: loss for id, loss in placement.losses.items() if id not in self._old_losses()}
-        return next_placement(msgspec.structs.replace(placement, losses=losses), present, serving, self._left(), leaving)
+        reading = {shard for id, beat in live.items() for shard in beat.reads if placement.owners[shard] == id}
+        placement = msgspec.structs.replace(placement, losses=losses)
+        return next_placement(placement, present, serving, self._left(), leaving, reading)
 
     def _old_losses(self) -> set[str]:
         """Those that nobody need remember. Who was started earlier knows of more, and writes so when it is its turn."""
@@ -371,15 +386,18 @@ class MemberMachine:
     def _kept(self, shards: Iterable[int], live: Mapping[str, Beat]) -> set[int]:
         """Of those that others should have, who are there: what they have not read yet."""
         assert self.placement is not None
-        patience = LEAVING_AHEAD_BEATS if self.me.leaving else AHEAD_BEATS
-        since = {shard: self._kept_since.get(shard, self._echoed) for shard in shards}
+        patience = self._leaving_beats if self.me.leaving else AHEAD_BEATS
+        before, self._kept_since = self._kept_since, {}
         kept = set()
-        for shard, at in since.items():
+        for shard in shards:
             next_one = live[self.placement.owners[shard]]
-            is_awaited = next_one.ready is not None and shard not in (*next_one.ready, *next_one.serves)
-            if is_awaited and self._echoed - at < patience:
+            if next_one.ready is None or shard in (*next_one.ready, *next_one.serves):
+                continue
+            reads = shard in next_one.reads and not self.me.leaving
+            since = self._echoed if reads else before.get((shard, next_one.id), self._echoed)
+            self._kept_since[shard, next_one.id] = since
+            if self._echoed - since < patience:
                 kept.add(shard)
-        self._kept_since = since
         return kept
 
     def _claims(self, shard: int, may_claim: bool, *, has_another: bool) -> bool:
@@ -390,7 +408,8 @@ class MemberMachine:
             goes_on = waited < CLAIM_BEATS
         else:
             patience = TAKE_BEATS if shard in self._ready else AHEAD_BEATS + TAKE_BEATS
-            goes_on = may_claim and self._given_up.get(shard) != self._echoed and (waited >= patience or not has_another)
+            is_due = not has_another or (waited >= patience and shard not in self._reads)
+            goes_on = may_claim and self._given_up.get(shard) != self._echoed and is_due
         if goes_on != is_claimed:
             self._wanted_since[shard] = self._echoed
         if is_claimed and not goes_on:
@@ -399,5 +418,5 @@ class MemberMachine:
 
 
 def _news(beat: Beat) -> tuple[object, ...]:
-    of_shards = beat.serves, beat.gives, beat.ready
+    of_shards = beat.serves, beat.gives, beat.ready, beat.reads
     return beat.run, beat.door, beat.version, beat.weight, of_shards, beat.leaving, beat.gone, beat.revision

@@ -99,11 +99,11 @@ class Membership:
         await self._say(client, self.machine.last_word())
         await client.flush(timeout=1)
 
-    def is_now(self, shards: frozenset[int], ready: frozenset[int], door: str, version: str) -> None:
-        """Of this host: what its workers have, what they have read ahead, where its door is, and of the app which version they
-        run."""
+    def is_now(self, shards: frozenset[int], ready: frozenset[int], reads: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, what they have read ahead and what they have still to read, where its door is, and
+        of the app which version they run."""
         described = self.machine.describes(door, version)
-        has_read = self.machine.has_read(ready)
+        has_read = self.machine.has_read(ready, reads)
         if self.machine.owns(shards) or has_read or described:
             self._news()
 
@@ -111,8 +111,8 @@ class Membership:
         """It is said with the next beat."""
         self.machine.load_is(calls_per_s)
 
-    def retire(self) -> None:
-        self.machine.retires()
+    def retire(self, within_s: float) -> None:
+        self.machine.retires(within_s)
         self._news()
 
     def hands_over(self) -> bool:

@@ -96,7 +96,8 @@ def take_snapshots(
             if shard >= founding.shards:
                 hint = f"the last one is {founding.shards - 1}"
                 raise OperatorError("take a snapshot of", f"shard {shard}", f"the cluster has {founding.shards} shards", hint)
-        return await wish_for_snapshots(client, cluster, list(dict.fromkeys(shards)) or list(range(founding.shards)), told)
+        wanted = list(dict.fromkeys(shards)) or list(range(founding.shards))
+        return await wish_for_snapshots(client, cluster, wanted, told, PASSING_S)
 
     return asked(servers, cluster, ask)
 
@@ -130,27 +131,42 @@ def change(servers: Sequence[str], cluster: str, edit: Edit) -> ClusterPlacement
     return asked(servers, cluster, ask)
 
 
-def foresee(servers: Sequence[str], cluster: str, edit: Edit) -> tuple[tuple[ShardMove, ...], dict[str, str]]:
-    """Which shards would move in the end, if `change` were given that, and hosts neither came nor went; and the names of hosts by
-    id. Nothing is changed."""
+class Foreseen(msgspec.Struct, frozen=True):
+    """What would come of an edit in the end, if hosts neither came nor went."""
 
-    async def ask(client: Client) -> tuple[tuple[ShardMove, ...], dict[str, str]]:
+    moves: tuple[ShardMove, ...]
+    """Of it; one that would move without it, and does not, goes from a host to itself."""
+    anyway: tuple[ShardMove, ...]
+    """Those that come whether or not."""
+    is_kept: bool
+    """The placement would be another one, also where nothing moves."""
+    names: dict[str, str]
+    """Of hosts, by id."""
+
+
+def foresee(servers: Sequence[str], cluster: str, edit: Edit) -> Foreseen:
+    """What `change` would do, if it were given that. Nothing is changed."""
+
+    async def ask(client: Client) -> Foreseen:
         record = await _record(client, cluster)
         live = await listen(client, cluster, LISTEN_S)
         placement, _ = await record.read()
-        return moves_of(placement, edit(placement, live), live), host_names(placement, live)
+        edited = edit(placement, live)
+        before, after = _goals(placement, live), _goals(edited, live)
+        each = [ShardMove(shard, owner, after[shard]) for shard, owner in enumerate(placement.owners)]
+        moves = tuple(move for move in each if move.target != before[move.shard])
+        anyway = tuple(move for move in each if move.target == before[move.shard] != move.source)
+        return Foreseen(moves, anyway, edited != placement, host_names(placement, live))
 
     return asked(servers, cluster, ask)
 
 
-def moves_of(placement: ClusterPlacement, edited: ClusterPlacement, live: Mapping[str, Beat]) -> tuple[ShardMove, ...]:
-    """Who waits after a loss gets nothing yet."""
-    waits = {id for id, loss in edited.losses.items() if id in live and live[id].run == loss.run and id not in edited.hosts}
+def _goals(placement: ClusterPlacement, live: Mapping[str, Beat]) -> tuple[str, ...]:
+    """Who has each shard in the end. Who waits after a loss gets nothing yet."""
+    waits = {id for id, loss in placement.losses.items() if id in live and live[id].run == loss.run and id not in placement.hosts}
     present = {id: PlacedHost(beat.name, beat.weight, beat.run) for id, beat in live.items() if id not in waits}
     leaving = {id for id, beat in live.items() if beat.leaving}
-    goals = in_the_end(edited, present, leaving).owners
-    each = enumerate(zip(placement.owners, goals, strict=True))
-    return tuple(ShardMove(shard, owner, goal) for shard, (owner, goal) in each if owner != goal)
+    return in_the_end(placement, present, leaving).owners
 
 
 def balance_load(servers: Sequence[str], cluster: str, for_s: float, *, is_tried: bool = False) -> tuple[Balance, dict[str, str]]:
@@ -168,11 +184,33 @@ def balance_load(servers: Sequence[str], cluster: str, for_s: float, *, is_tried
                 hint = "wait until they have arrived: tidegate cluster status"
                 raise OperatorError("balance the load of", cluster, "shards are under way, or not served", hint, passes=True)
             found = balance(placement, measured_load(beats, len(placement.owners)), live)
-            if is_tried or not found.moves or await record.replace(exchanged(placement, found.moves), revision):
+            following = exchanged(placement, found.moves)
+            if is_tried or not found.moves or await is_written(client, record, following, revision):
                 return found, {id: beat.name for id, beat in live.items()}
         raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
 
     return asked(servers, cluster, ask)
+
+
+async def is_written(client: Client, record: PlacementRecord, placement: ClusterPlacement, revision: int) -> bool:
+    """As `PlacementRecord.replace`, with owners that nobody else would come to. Where the answer is lost it is looked whether it
+    was stored, and else stored; what was measured before it is not measured again. Raises OperatorError where that cannot be
+    known."""
+
+    async def look_and_write(client: Client) -> bool:
+        found, newest = await record.read()
+        return found.owners == placement.owners or (newest == revision and await record.replace(placement, revision))
+
+    try:
+        return await record.replace(placement, revision)
+    except (nats.errors.Error, OSError):
+        pass
+    try:
+        return await _patiently(client, look_and_write)
+    except (nats.errors.Error, OSError) as error:
+        hint = "see what was moved, before you try again: tidegate cluster status"
+        problem = f"whether it was changed is not known: {said_by(error)}"
+        raise OperatorError("change the placement of", "the cluster", problem, hint) from error
 
 
 async def _record(client: Client, cluster: str) -> PlacementRecord:

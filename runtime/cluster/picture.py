@@ -59,6 +59,8 @@ class ShardShown(msgspec.Struct, frozen=True):
     """The name of the host; empty: nobody."""
     should: str
     pinned: bool
+    reads: bool = False
+    """The host that should serve it reads first what there is of it, or cannot and tries again: its log says which."""
     log: LogShown | None = None
     """None: the servers have not said it, or were not asked."""
 
@@ -83,6 +85,7 @@ def picture(placement: ClusterPlacement, live: Mapping[str, Beat], logs: Mapping
             names.get(serving.get(shard, ""), ""),
             names.get(owner, ""),
             placement.pins.get(shard) == owner,
+            owner in live and shard in live[owner].reads,
             logs.get(shard),
         )
         for shard, owner in enumerate(placement.owners)

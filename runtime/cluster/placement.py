@@ -4,7 +4,8 @@ Rule 1: pure, and every host comes to the same answer: what it depends on is the
 Rule 2: a shard moves only if it has to: its host is not there, or drains, or an operator wants it elsewhere, or a host has so
 much that the largest share would be smaller if it had one less. Who serves what belongs to nobody who is there keeps it.
 Rule 3: what nobody serves moves at once, and what a host has that is about to stop. What others serve moves a few at a time
-(`MOVES_AT_ONCE`), since its calls wait meanwhile.
+(`MOVES_AT_ONCE`), since its calls wait meanwhile; those do not count whose next host reads first, or cannot: no call waits for
+that.
 
 A share is the number of a host's shards by its weight.
 """
@@ -72,9 +73,11 @@ def next_placement(
     serving: Mapping[int, str],
     left: Set[str] = frozenset(),
     leaving: Set[str] = frozenset(),
+    reading: Set[int] = frozenset(),
 ) -> ClusterPlacement:
     """The next step, where these hosts are there (and may get shards), and these serve these shards now. Who has `left` said so,
-    and was not lost; who is `leaving` has no time to lose. It is the same placement where nothing is to be done."""
+    and was not lost; who is `leaving` has no time to lose. Of the shards `reading` those that should have them have still to read
+    what there is. It is the same placement where nothing is to be done."""
     if not present:
         return placement
     had = tuple(owner if owner in present else serving.get(shard, owner) for shard, owner in enumerate(placement.owners))
@@ -86,7 +89,7 @@ def next_placement(
     for shard, (owner, goal) in enumerate(zip(placement.owners, wanted, strict=True)):
         is_served = serving.get(shard) in present
         if owner == goal:
-            under_way += is_served and serving[shard] != owner
+            under_way += is_served and serving[shard] != owner and shard not in reading
         elif owner in present and is_served and serving[shard] not in leaving:
             later.append(shard)
         else:

@@ -48,6 +48,9 @@ class Beat(msgspec.Struct, frozen=True):
     ready: tuple[int, ...] | None = None
     """Those that it is to have and that another host still serves, of which it has read what there is: that may give them, in
     order. None: by an older version, which reads nothing before a shard was given."""
+    reads: tuple[int, ...] = ()
+    """Of the same shards those that it has still to read, or could not read yet and tries to: they are not to be given, in
+    order."""
     revision: int = 0
     """Of the newest placement that it has read."""
     leaving: bool = False

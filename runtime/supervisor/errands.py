@@ -78,10 +78,16 @@ class Errands:
         return worker
 
     def _notes(self) -> list[str]:
-        """Of each other host: that what it has is not known here."""
-        served = Counter(self._elsewhere().values())
+        """Of each other host: that what it has is not known here; and of what nobody has."""
+        elsewhere = self._elsewhere()
+        served = Counter(elsewhere.values())
         says = "the host {} serves {} of {} shards, whose objects it knows alone: give this there, too"
-        return [says.format(host, count, self._shards) for host, count in sorted(served.items())]
+        notes = [says.format(host, count, self._shards) for host, count in sorted(served.items())]
+        unserved = [shard for shard in range(self._shards) if shard not in elsewhere and self._owner_of(shard) is None]
+        if unserved:
+            shards = ", ".join(map(str, unserved))
+            notes.append(f"of {self._shards} shards these are on their way, or nobody serves them: {shards}; ask again")
+        return notes
 
     def _ask_owners(self, number: int, command: Command, wish: OF_MANY, send: Callable[[int, Administer], Any]) -> None:
         """Each worker is asked for its own objects; what they say is put together in the order that was asked for."""

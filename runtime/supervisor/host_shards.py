@@ -26,6 +26,7 @@ class _Worker:
         self.owned: frozenset[int] = frozenset()
         self.stopped: Mapping[int, str] = {}
         self.ready: frozenset[int] = frozenset()
+        self.reads: frozenset[int] = frozenset()
         self.held: frozenset[int] = frozenset()
         """What it may have claimed, or be about to claim, or whose files it may read and write."""
 
@@ -51,6 +52,11 @@ class HostShards:
     def ready(self) -> frozenset[int]:
         """Of those to be read ahead: what is there of them was read."""
         return self._ahead & frozenset[int]().union(*(worker.ready for worker in self._workers))
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """Of those: a worker is about to, or does, or could not and tries again."""
+        return self._ahead & frozenset[int]().union(*(worker.reads for worker in self._workers)) - self.ready
 
     @property
     def owned(self) -> frozenset[int]:
@@ -134,7 +140,8 @@ class HostShards:
         if not each.is_there:
             return
         each.has_said = True
-        each.owned, each.stopped, each.ready = frozenset(message.shards), message.stopped, frozenset(message.ready)
+        each.owned, each.stopped = frozenset(message.shards), message.stopped
+        each.ready, each.reads = frozenset(message.ready), frozenset(message.reads)
         if message.number >= each.number:
             each.held = each.owned.union(message.busy, message.stopped)
         else:  # It has not heard the newest yet.

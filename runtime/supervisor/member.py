@@ -31,15 +31,15 @@ class Member(Protocol):
     def elsewhere(self) -> dict[int, str]:
         """Which other host serves a shard, by shard: its name, and where its clients connect, for operators."""
 
-    def is_now(self, shards: frozenset[int], ready: frozenset[int], door: str, version: str) -> None:
-        """Of this host: what its workers have, what they have read ahead, where its door is (empty: nowhere now), and of the app
-        which version they run."""
+    def is_now(self, shards: frozenset[int], ready: frozenset[int], reads: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, what they have read ahead and what they have still to read, where its door is
+        (empty: nowhere now), and of the app which version they run."""
 
     def load_is(self, calls_per_s: Mapping[int, float]) -> None:
         """Of this host, by shard."""
 
-    def retire(self) -> None:
-        """This host is about to stop: others may take its shards."""
+    def retire(self, within_s: float) -> None:
+        """This host is about to stop: others may take its shards, within that time."""
 
     def hands_over(self) -> bool:
         """Whether it has any that others could take."""

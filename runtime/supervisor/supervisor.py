@@ -275,7 +275,7 @@ class Supervisor:
         within_s = min(RETIRE_S_MAX, self.identity.config.service.stop_s / 2)
         log.info("stopping: the other hosts take the shards of this one, within %g s", within_s)
         self._retires_until = self._now() + within_s
-        self._member.retire()
+        self._member.retire(within_s)
         self._stop_when_retired()
 
     def _stop_when_retired(self) -> None:
@@ -385,7 +385,7 @@ class Supervisor:
         if self._member is not None and self.supervision.shards is not None:
             version = app_version(self.supervision) or ""
             shards = self.supervision.shards
-            self._member.is_now(shards.owned, shards.ready, self.supervision.door_endpoint, version)
+            self._member.is_now(shards.owned, shards.ready, shards.reads, self.supervision.door_endpoint, version)
 
     # Children
 

@@ -358,11 +358,13 @@ class Owned(msgspec.Struct, frozen=True, tag="owned"):
     shards: tuple[int, ...]
     """Which it has claimed and serves, or is about to give. Whatever has left them it has let go."""
     busy: tuple[int, ...] = ()
-    """Which it is taking, giving or reading ahead."""
+    """Which it is taking, giving or reading ahead, or is about to read."""
     stopped: dict[int, str] = {}
     """Which it is to have and has not, and why."""
     ready: tuple[int, ...] = ()
-    """Of those to be read ahead: it has, as far as that can be had, and uses their files no longer."""
+    """Of those to be read ahead: it has, and uses their files no longer."""
+    reads: tuple[int, ...] = ()
+    """Of those to be read ahead: it is about to, or does, or could not and tries again."""
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from secrets import token_hex
 
 import msgspec
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -37,10 +38,11 @@ def decode_wish(data: bytes) -> SnapshotWish:
 
 
 async def wish_for_snapshots(
-    client: Client, cluster: str, shards: Sequence[int], told: Callable[[SnapshotSaid], object]
+    client: Client, cluster: str, shards: Sequence[int], told: Callable[[SnapshotSaid], object], passing_s: float = 0.0
 ) -> list[SnapshotSaid]:
     """Has one taken of each now; what came of it, shard by shard. `told` hears of each change. It takes as long as the owners
-    take for it: of a shard whose owner is silent for `NOBODY_S` that is the end."""
+    take for it: of a shard whose owner is silent for `NOBODY_S` that is the end. Raises what the client does when nothing
+    could be said for `passing_s`."""
     now = asyncio.get_running_loop().time
     id = token_hex(16)
     newest: dict[int, SnapshotSaid] = {}
@@ -61,14 +63,24 @@ async def wish_for_snapshots(
 
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox, cb=take)
-    while open := [shard for shard in shards if shard not in newest or newest[shard].state not in ENDS]:
-        for shard in open:
-            if now() - heard_at[shard] > NOBODY_S:
+    said_at = now()
+    try:
+        while open := [shard for shard in shards if shard not in newest or newest[shard].state not in ENDS]:
+            silent = [shard for shard in open if now() - heard_at[shard] > NOBODY_S]
+            for shard in silent:
                 note(_nobody(shard))
-            else:
-                await client.publish(wishes_of(cluster), msgspec.json.encode(SnapshotWish(shard, id)), reply=inbox)
-        await asyncio.sleep(AGAIN_S)
-    await subscription.unsubscribe()
+            try:
+                for shard in open:
+                    if shard not in silent:
+                        await client.publish(wishes_of(cluster), msgspec.json.encode(SnapshotWish(shard, id)), reply=inbox)
+                said_at = now()
+            except (nats.errors.Error, OSError):
+                if client.is_closed or now() - said_at >= passing_s:
+                    raise
+            await asyncio.sleep(AGAIN_S)
+    finally:
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await subscription.unsubscribe()
     return [newest[shard] for shard in shards]
 
 

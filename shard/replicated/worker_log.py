@@ -7,7 +7,8 @@ part (see `HostSettings.proves`).
 Shards are taken and given while others are appended to: `take`, `give`.
 
 Threads: `append` blocks the caller; a thread of its own speaks with the servers, for all shards over one connection. What a shard
-that is taken lacks is read in another thread, over a connection of its own, so that appends do not wait for it.
+that is taken lacks is read in another thread, over a connection of its own, so that appends do not wait for it; and what is read
+before it is taken in one more, so that no shard that was lost waits for that.
 """
 
 from __future__ import annotations
@@ -54,6 +55,15 @@ def stream_name(cluster: str, shard: int) -> str:
     return f"{cluster}-{shard:04d}"
 
 
+class _Reading:
+    """A thread that reads, once it is needed, and its connection."""
+
+    def __init__(self, servers: Sequence[str], name: str) -> None:
+        self.name = name
+        self.thread: LogThread | None = None
+        self.client = SharedClient(servers)
+
+
 class WorkerLog(WithoutSegments):
     def __init__(self, servers: Sequence[str], cluster: str, words: str, policy: SnapshotPolicy = NEVER) -> None:
         """Asks nobody yet. Has to be closed. `words` say to operators who this is. `policy`: when snapshots are due."""
@@ -68,9 +78,10 @@ class WorkerLog(WithoutSegments):
         self._counts = LogCounts()
         self._broken: LogBroken | None = None
         self._reading = threading.Lock()
-        self._reader: LogThread | None = None
+        self._taken = _Reading(servers, "tidegate-reading")
         """Where what is lacking is read of shards that are taken."""
-        self._reader_client = SharedClient(servers)
+        self._ahead = _Reading(servers, "tidegate-ahead-log")
+        """The same of those that another host still serves."""
         self.snapshots = SnapshotKeeper(servers, cluster, words, policy, partial(stream_name, cluster))
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
@@ -82,18 +93,22 @@ class WorkerLog(WithoutSegments):
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         """As `claim`, of one shard, while others are appended to; on any thread. `applied` is told in one thread after the other.
         Raises LogBroken when it is closed, or can never append again."""
-        reached = self.follow(shard, mark, applied)
+        reached = self._read(self._taken, shard, mark, applied)
         if isinstance(reached, ShardDamaged):
             return reached
         assert self._client is not None
         return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
 
     def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
-        """Reads what its stream has, and disturbs no owner; the mark of a state that has all of it. Else as `take`."""
+        """Reads what its stream has, and disturbs no owner, and no `take`; the mark of a state that has all of it. Else as
+        `take`."""
+        return self._read(self._ahead, shard, mark, applied)
+
+    def _read(self, reading: _Reading, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
         if self._client is not None and self._client.is_closed:
             raise LogBroken("append to the streams of", self._cluster, "the connection was closed for good", "open it again")
         try:
-            reader, client = self._begin_reading()
+            reader, client = self._begin_reading(reading)
         except LogBroken:
             raise
         except OperatorError as error:
@@ -105,10 +120,11 @@ class WorkerLog(WithoutSegments):
         del self._logs[shard], self._places[shard]
         self.snapshots.forget(shard)
 
-    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None], *, is_ahead: bool = False) -> None:
         """Puts the data file of the newest snapshot into `file` that is whole, and that `accept` lets pass when it is told which
-        mark the file should have, and up to which commit. On any thread. Raises OperatorError."""
-        thread, client = self._begin_reading()
+        mark the file should have, and up to which commit. On any thread. `is_ahead`: another host serves it, and no `take`
+        waits for this. Raises OperatorError."""
+        thread, client = self._begin_reading(self._ahead if is_ahead else self._taken)
         snapshots, stream = SnapshotStream(client, self._cluster), stream_name(self._cluster, behind.shard)
         logger.info("shard %d: %s; a snapshot is fetched", behind.shard, behind.problem)
         try:
@@ -122,14 +138,14 @@ class WorkerLog(WithoutSegments):
         said = "shard %d: a snapshot that was taken behind message %d, of %d KiB, is here"
         logger.info(said, behind.shard, manifest.place.sequence, manifest.file_bytes >> 10)
 
-    def _begin_reading(self) -> tuple[LogThread, Client]:
+    def _begin_reading(self, reading: _Reading) -> tuple[LogThread, Client]:
         with self._reading:
             if self._broken is not None:
                 raise self._broken
-            if self._reader is None:
-                self._reader = LogThread(self._closed, "tidegate-reading")
-            reader = self._reader
-        return reader, reader.wait(self._reader_client.get())
+            if reading.thread is None:
+                reading.thread = LogThread(self._closed, reading.name)
+            thread = reading.thread
+        return thread, thread.wait(reading.client.get())
 
     def mark(self, shard: int, position: int) -> bytes:
         """Of a state that has everything up to the record at this position."""
@@ -159,7 +175,8 @@ class WorkerLog(WithoutSegments):
 
     def counts(self) -> dict[str, int]:
         """On any thread."""
-        clients = [client for client in (self._client, self._reader_client.newest) if client is not None]
+        newest = self._client, self._taken.client.newest, self._ahead.client.newest
+        clients = [client for client in newest if client is not None]
         reconnects = sum(client.stats["reconnects"] for client in clients)
         counts = {f"cluster_{name}": count for name, count in vars(self._counts).items()}
         return counts | {"cluster_reconnects": reconnects, "cluster_snapshot_age_seconds": round(self.snapshots.oldest_s())}
@@ -170,8 +187,9 @@ class WorkerLog(WithoutSegments):
         self.is_broken = True
         self.snapshots.close()
         with self._reading:
-            if self._reader is not None:
-                self._reader.close(self._reader_client.close)
+            for reading in (self._taken, self._ahead):
+                if reading.thread is not None:
+                    reading.thread.close(reading.client.close)
         self._thread.close(self._end)
 
     def _closed(self) -> LogBroken:

@@ -111,10 +111,10 @@ class SharedLog(Protocol):
         """For a state that has everything up to this position."""
         ...
 
-    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None], *, is_ahead: bool = False) -> None:
         """Puts the data file of a state into `file` from which the shard can be taken that was left behind; on any thread but the
         loop's. `accept` is told which mark it should have, and up to which commit, and raises OperatorError where it cannot be
-        used. Raises OperatorError where there is none."""
+        used. `is_ahead`: another host serves it, and nobody waits for this. Raises OperatorError where there is none."""
         ...
 
     def append(self, record: bytes) -> int: ...
@@ -234,7 +234,7 @@ def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int
         _close_states(states)
         if not isinstance(behind := stopped[shard], ShardLeftBehind):
             break
-        _fetch(data_dir, behind, log)
+        _fetch(data_dir, behind, log, is_ahead=not claims)
     raise stopped[shard]
 
 
@@ -258,7 +258,7 @@ def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog
     return recovery.damaged
 
 
-def _fetch(data_dir: Path, behind: ShardLeftBehind, log: SharedLog) -> None:
+def _fetch(data_dir: Path, behind: ShardLeftBehind, log: SharedLog, *, is_ahead: bool = False) -> None:
     """Puts a snapshot in the place of the state. Until it is there as a whole, what was there stays. Raises ShardDamaged, for
     whatever reason it is not there, or LogBroken."""
     path, shard = data_dir / "shards" / f"{behind.shard:04d}", behind.shard
@@ -274,7 +274,7 @@ def _fetch(data_dir: Path, behind: ShardLeftBehind, log: SharedLog) -> None:
 
     try:
         with new_data(path) as new:
-            log.fetch(behind, new / DATA_FILE, accept)
+            log.fetch(behind, new / DATA_FILE, accept, is_ahead=is_ahead)
             put_in_place(new, path)
     except OSError as error:
         raise ShardUnwritable(shard, "put a snapshot in place in", path, error.strerror or str(error)) from error

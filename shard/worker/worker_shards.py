@@ -23,18 +23,16 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import ShardDamaged, ShardUnreachable, ShardUnwritable
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.worker_store import SharedLog, WorkerStore
-from tidegate.shard.worker.duties import Duties, ReadAhead, Step, Take
+from tidegate.shard.worker.duties import READS, Duties, ReadAhead, Step, Take
 from tidegate.shard.worker.snapshotter import Snapshotter
 
 TAKES = 16
 """Shards that are taken at the same time. What they lack is read by one thread; most of the time each of them waits."""
-READS = 4
-"""Shards that are read ahead at the same time."""
 SILENCE_S = 0.02
 """What the service's own processes sent before they knew that a shard goes may be on its way: when nothing of it has come for so
 long, and all is answered, it goes."""
 AGAIN_S = 5.0
-"""Until a shard is asked for again that could not be reached, or not be written."""
+"""Until a shard is asked for again that could not be reached, or not be written, and one is read again that could not be read."""
 
 log = logging.getLogger("tidegate")
 
@@ -78,6 +76,8 @@ class WorkerShards:
         self._pool = ThreadPoolExecutor(TAKES, "tidegate-take")
         self._readers = ThreadPoolExecutor(READS, "tidegate-ahead")
         """Apart, since what is read ahead may take minutes, and nobody waits for that."""
+        self._unreadable: dict[int, str] = {}
+        """By shard that could not be read ahead: why, as it was said."""
         self._ended = False
         self._snapshotter = Snapshotter(loop, store, cast("SharedLog", store.log).snapshots)
 
@@ -91,6 +91,7 @@ class WorkerShards:
     def told(self, message: OwnShards) -> None:
         self._number, self._give_s = message.number, message.give_s
         steps = self._duties.told(message.shards, message.ahead)
+        self._unreadable = {shard: why for shard, why in self._unreadable.items() if shard in self._duties.ahead}
         for shard in self._store.stopped.keys() - self._duties.target:
             self._leave(shard)
         self._carry_out(steps)
@@ -165,8 +166,9 @@ class WorkerShards:
     def _say(self) -> None:
         duties, stopped = self._duties, self._store.stopped
         why = {shard: str(stopped[shard]) if shard in stopped else "it is not to be had" for shard in duties.refused}
-        owned, busy, ready = (tuple(sorted(each)) for each in (duties.owned, duties.busy | self._closing, duties.ready))
-        self._tell(Owned(self._number, owned, busy, why, ready))
+        sets = duties.owned, duties.busy | self._closing, duties.ready, duties.unread
+        owned, busy, ready, reads = (tuple(sorted(each)) for each in sets)
+        self._tell(Owned(self._number, owned, busy, why, ready, reads))
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(what, context=NEUTRAL)
@@ -184,8 +186,26 @@ class WorkerShards:
                 self._broken(error)
             return
         except Exception as error:
-            log.warning("shard %d could not be read before it is taken: %s", shard, error)
-        self._carry_out(self._duties.read(shard))
+            self._not_read(shard, error)
+        else:
+            self._unreadable.pop(shard, None)
+            self._carry_out(self._duties.read(shard))
+
+    def _not_read(self, shard: int, error: Exception) -> None:
+        """Whoever serves it goes on. Is said once for each reason."""
+        if self._ended:
+            return
+        why = str(error) if isinstance(error, OperatorError) else repr(error)
+        if self._unreadable.get(shard) != why:
+            self._unreadable[shard] = why
+            fault = None if isinstance(error, OperatorError) else error
+            log.warning("shard %d could not be read before it is taken, and stays where it is: %s", shard, why, exc_info=fault)
+        self._loop.call_later(AGAIN_S, self._read_again, shard, context=NEUTRAL)
+        self._carry_out(self._duties.not_read(shard))
+
+    def _read_again(self, shard: int) -> None:
+        if shard in self._duties.unreadable:
+            self._carry_out(self._duties.again(shard))
 
     async def _take(self, shard: int) -> None:
         try:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -217,6 +218,34 @@ def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsSe
         assert reader.append(record([0], 302)) == 1
         with pytest.raises(PartlyStored):
             owner.append(record([0], 302))
+    finally:
+        owner.close()
+        reader.close()
+
+
+def test_a_shard_that_was_lost_is_taken_while_what_another_lacks_is_read_and_comes_to_no_end(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 2)
+    owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
+    is_read, goes_on = threading.Event(), threading.Event()
+
+    def held_up(shard: int, data: bytes) -> None:
+        is_read.set()
+        assert goes_on.wait(60.0)
+
+    try:
+        assert owner.claim({0: b"", 1: b""}, lambda *told: None) == {}
+        owner.append(record([0, 1], 1))
+        reader.claim({}, lambda *told: None)
+        with ThreadPoolExecutor(1) as threads:
+            reading = threads.submit(reader.follow, 0, b"", held_up)
+            try:
+                assert is_read.wait(60.0)
+                assert reader.take(1, b"", lambda *told: None) is None
+                assert not reading.done()
+            finally:
+                goes_on.set()
+            assert isinstance(reading.result(), bytes)
     finally:
         owner.close()
         reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -19,10 +20,13 @@ from tests.support.service import HASTY, ROOT, Serve, Service, exchange
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import look
 from tidegate.runtime.cluster.picture import Picture
+from tidegate.runtime.cluster.records import Beat
 from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.shard.replicated.servers import connect
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 NAMES = [f"till-{number}" for number in range(24)]
@@ -155,6 +159,11 @@ def test_any_host_answers_for_every_object(hosts: Hosts, servers: NatsServers, c
     said = capsys.readouterr()
     assert f"objects ls Till: the host b ({second.endpoint}) serves 4 of 8 shards, whose objects it knows alone" in said.err
     assert f"Till/{there}" not in said.out.split()
+    knows_alone = f"the host b ({second.endpoint}) serves 4 of 8 shards, whose objects it knows alone: give this there, too"
+    assert main(["objects", "ls", "Till", "--json", "--connect", first.endpoint]) == 0
+    assert json.loads(capsys.readouterr().out)["elsewhere"] == [knows_alone]
+    assert main(["export", str(first.data), "--out", str(first.data.parent / "part.jsonl")]) == 1, "that is not all"
+    assert knows_alone in capsys.readouterr().err
 
 
 def test_objects_call_objects_of_other_hosts(hosts: Hosts) -> None:
@@ -237,6 +246,52 @@ def test_operators_move_drain_and_rebalance_under_load(hosts: Hosts) -> None:
     one.judge()
     two.judge()
     print(f"longest calls: {one.longest_s * 1e3:.0f} ms, {two.longest_s * 1e3:.0f} ms")
+
+
+def test_a_shard_that_moves_has_been_read_by_the_next_host_while_the_other_served(
+    hosts: Hosts, servers: NatsServers, name: str
+) -> None:
+    first = hosts.start("a")
+    hosts.wait_for(a=8)
+    till = NAMES[0]
+    shard = shard_of_slot(slot_of("Till", till), 8)
+    for _ in range(20):
+        answered(first.endpoint, till, "add")
+    second = hosts.start("b")
+    seen = hosts.wait_for(a=4, b=4)
+    target = "b" if seen.shards[shard].serves == "a" else "a"
+    said = list[Beat]()
+
+    async def hear() -> None:
+        client = await connect(servers.urls)
+        try:
+            heard = asyncio.Event()
+
+            def note(beat: Beat) -> None:
+                said.append(beat)
+                if beat.name == target and shard in beat.serves:
+                    heard.set()
+
+            listening = asyncio.create_task(listen(client, name, START_S, note))
+            moving = ["cluster", "move", str(shard), target, "--cluster", hosts.place]
+            assert await asyncio.to_thread(main, moving) == 0
+            async with asyncio.timeout(START_S):
+                await heard.wait()
+            listening.cancel()
+        finally:
+            await client.close()
+
+    asyncio.run(hear())
+    of_target = [beat for beat in said if beat.name == target]
+    ready = next(at for at, beat in enumerate(of_target) if shard in (beat.ready or ()))
+    serves = next(at for at, beat in enumerate(of_target) if shard in beat.serves)
+    assert ready < serves
+    is_ready = next(at for at, beat in enumerate(said) if beat.name == target and shard in (beat.ready or ()))
+    before = [beat for beat in said[:is_ready] if beat.name not in ("", target)]
+    assert all(shard in beat.serves for beat in before), "it is served meanwhile"
+    assert answered(first.endpoint, till, "add") == 21
+    for host in (first, second):
+        assert "could not be read before" not in host.output
 
 
 def test_hot_shards_of_one_host_are_spread_by_their_load(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Several hosts that hear each other's beats, and one record that they replace, in virtual time: beats are lost, hosts are cut
-off, sleep, die, come back; the servers lose their majority. Each host runs the real machine; its workers are told what to have,
-and take a while over it.
+off, sleep, die, come back; the servers lose their majority. Each host runs the real machine, and one worker with its real duties,
+which takes a while over each of them.
 
 A shard is *had* by whoever has claimed it last: a claim shuts the one before out, as the fence of its log does.
 """
@@ -13,11 +13,14 @@ import msgspec
 
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement, empty_placement
+from tidegate.shard.worker.duties import Duties, Give, ReadAhead, Step, Take
 
 TAKE_S = (0.05, 0.8)
 GIVE_S = (0.01, 0.2)
 READ_S = (0.1, 4.0)
 """What there is of a shard is read ahead."""
+AGAIN_S = 5.0
+"""What could not be read is tried again."""
 
 
 class Host:
@@ -35,19 +38,23 @@ class Host:
         run = f"{self.id}{self.runs}"
         me = Beat(self.id, run, 0, 0, f"host {self.id}", f"tcp://{self.id}", weight=self.weight)
         self.machine = MemberMachine(me, self.world.shards)
-        self.owned: set[int] = set()
-        self.told: frozenset[int] = frozenset()
-        """What its workers were told to have."""
-        self.due: dict[int, float] = {}
-        """When a claim, or the end of what has to be given, comes to its end."""
-        self.reads: dict[int, float] = {}
-        """When what is read ahead was read."""
+        self.duties = Duties((), ())
+        self.told = self.machine.target, self.machine.ahead
+        """What its worker was told to have, and to read."""
+        self.due: list[tuple[float, Step]] = []
+        """What its worker does, and when that comes to its end."""
+        self.again: list[tuple[float, int]] = []
+        """When what could not be read is tried again."""
         self.next_beat = self.world.now + self.world.chance.uniform(0.0, BEAT_S)
 
     def kill(self) -> None:
         self.is_up = False
         for shard in [shard for shard, (id, _) in self.world.had.items() if id == self.id]:
             del self.world.had[shard]
+
+    @property
+    def owned(self) -> set[int]:
+        return self.duties.owned
 
     @property
     def runs_now(self) -> bool:
@@ -76,32 +83,48 @@ class Host:
                 self.machine.read(*self.world.record)
 
     def _work(self) -> None:
-        """Of its workers."""
-        world, target = self.world, self.machine.target
-        for shard in target ^ self.told:
-            low, high = TAKE_S if shard in target else GIVE_S
-            self.due[shard] = world.now + world.chance.uniform(low, high)
-        self.told = target
-        for shard, at in list(self.due.items()):
-            if world.now >= at:
-                del self.due[shard]
-                if shard in target and shard not in self.owned:
-                    self.owned.add(shard)
-                    world.claimed(shard, self)
-                elif shard not in target and shard in self.owned:
-                    self.owned.discard(shard)
-                    if world.had.get(shard, ("", ""))[0] == self.id:
-                        del world.had[shard]
-                        world.given[shard] = world.now
-        ahead = sorted(self.machine.ahead)
-        self.reads = {shard: self.reads.get(shard, world.now + world.chance.uniform(*world.read_s)) for shard in ahead}
-        for shard in list(self.owned):
+        """Of its worker."""
+        world, duties = self.world, self.duties
+        if (told := (self.machine.target, self.machine.ahead)) != self.told:
+            self.told = told
+            self._begin(duties.told(*told))
+        for shard in [shard for at, shard in self.again if world.now >= at]:
+            self._begin(duties.again(shard) if shard in duties.unreadable else [])
+        self.again = [each for each in self.again if world.now < each[0]]
+        ended = [step for at, step in self.due if world.now >= at]
+        self.due = [each for each in self.due if world.now < each[0]]
+        for step in ended:
+            self._begin(self._end(step))
+        for shard in list(duties.owned):
             if world.had.get(shard) != (self.id, self.machine.me.run):  # Its next append tells it.
-                self.owned.discard(shard)
-        has_read = self.machine.has_read(shard for shard, at in self.reads.items() if world.now >= at)
-        if self.machine.owns(self.owned) or has_read:
+                self.due = [each for each in self.due if each[1] != Give(shard)]
+                self._begin(duties.lost(shard))
+        duties.check_invariants()
+        has_read = self.machine.has_read(duties.ready, duties.unread)
+        if self.machine.owns(duties.owned) or has_read:
             world.say(self, self.machine.word())
             self.decide()
+
+    def _begin(self, steps: list[Step]) -> None:
+        world = self.world
+        for step in steps:
+            low, high = TAKE_S if isinstance(step, Take) else GIVE_S if isinstance(step, Give) else world.read_s
+            self.due.append((world.now + world.chance.uniform(low, high), step))
+
+    def _end(self, step: Step) -> list[Step]:
+        world, shard = self.world, step.shard
+        if isinstance(step, ReadAhead):
+            if self.id not in world.unreadable:
+                return self.duties.read(shard)
+            self.again.append((world.now + AGAIN_S, shard))
+            return self.duties.not_read(shard)
+        if isinstance(step, Take):
+            world.claimed(shard, self)
+            return self.duties.taken(shard)
+        if world.had.get(shard, ("", ""))[0] == self.id:
+            del world.had[shard]
+            world.given[shard] = world.now
+        return self.duties.given(shard)
 
 
 class World:
@@ -115,6 +138,8 @@ class World:
         self.writes: list[tuple[float, str]] = []
         self.claims: list[tuple[float, int, str]] = []
         self.read_s = READ_S
+        self.unreadable: set[str] = set()
+        """Hosts that cannot read what they lack, as where their disks are full."""
         self.given: dict[int, float] = {}
         self.away_s: list[float] = []
         """For how long shards were nobody's that one host gave and another one claimed."""

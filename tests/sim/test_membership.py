@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.sim.membership import TAKE_S, World
-from tidegate.runtime.cluster.machine import AHEAD_BEATS, BEAT_S, DOUBT_BEATS, LEAVING_AHEAD_BEATS, LOST_BEATS
+from tidegate.runtime.cluster.machine import AHEAD_BEATS, BEAT_S, DOUBT_BEATS, LOST_BEATS, TAKE_BEATS
 from tidegate.runtime.cluster.placement import drained, moved_by_hand
 from tidegate.runtime.cluster.records import empty_placement
 
@@ -103,25 +103,73 @@ def test_what_a_shard_lacks_is_read_before_it_is_given_and_nobody_waits_for_that
     assert max(world.away_s) < TAKE_S[1] + 0.1, "to claim it, and to hear of each other"
 
 
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_shard_that_cannot_be_read_by_the_next_host_goes_all_the_same(seed: int) -> None:
+def test_a_shard_stays_where_it_is_served_while_the_next_host_reads_or_cannot(seed: int, fails: bool) -> None:
     world = started(seed)
-    world.read_s = (1e9, 1e9)
+    if fails:
+        world.unreadable = {"b"}
+    else:
+        world.read_s = (1e9, 1e9)
     placement, revision = world.record
     shard = placement.owners.index("a")
     world.record = (moved_by_hand(placement, shard, "b"), revision + 1)
-    world.run(AHEAD_BEATS * BEAT_S - 5.0)
+    claims = len(world.claims)
+    world.run((AHEAD_BEATS + TAKE_BEATS) * BEAT_S + 10.0)
     assert world.had[shard][0] == "a"
-    world.run(10.0)
-    assert world.had[shard][0] == "b"
+    assert [each for each in world.claims[claims:] if each[1] == shard] == []
+    assert not world.unserved()
+    if fails:
+        world.unreadable.clear()
+        world.run(20.0)
+        assert world.had[shard][0] == "b"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_host_that_is_about_to_stop_gives_soon_whatever_the_others_have_read(seed: int) -> None:
+def test_shards_of_a_host_that_dies_do_not_wait_for_what_others_read(seed: int) -> None:
+    """What the four reads have begun with is read to its end; nothing else waits for them."""
     world = started(seed)
-    world.read_s = (1e9, 1e9)
-    world.hosts["c"].machine.retires()
-    world.run(LEAVING_AHEAD_BEATS * BEAT_S + 2.0)
+    world.read_s = (20.0, 20.0)
+    placement, revision = world.record
+    world.record = (drained(placement, "c", on=True), revision + 1)
+    world.run(10.0)
+    begun = set().union(*(host.duties.reading for host in world.hosts.values()))
+    assert world.counts()["c"] == 8, "it keeps them meanwhile"
+    assert len(begun) == 8
+    world.hosts["b"].kill()
+    world.run(5.0)
+    assert set(world.unserved()) == set(), "of b, which a takes beside what it reads"
+    world.hosts["c"].kill()
+    world.run(5.0)
+    assert set(world.unserved()) <= world.hosts["a"].duties.reading
+    world.run(20.0)
+    assert not world.unserved()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_reads_that_come_to_no_end_keep_no_other_shard_from_moving(seed: int) -> None:
+    world = started(seed)
+    world.unreadable = {"a"}
+    placement, revision = world.record
+    world.record = (drained(placement, "c", on=True), revision + 1)
+    world.run(60.0)
+    stay = {shard for shard, owner in enumerate(world.record[0].owners) if owner == "a" and world.had[shard][0] == "c"}
+    assert len(stay) == world.counts()["c"] == 4
+    assert world.counts() == {"a": 4, "b": 8, "c": 4}
+    world.unreadable.clear()
+    world.run(20.0)
+    assert world.counts() == {"a": 8, "b": 8, "c": 0}
+
+
+@pytest.mark.parametrize("within_s", [1.0, 4.0])
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_host_that_is_about_to_stop_gives_in_its_time_whatever_the_others_have_read(seed: int, within_s: float) -> None:
+    world = started(seed)
+    world.read_s = (20.0, 20.0)
+    world.hosts["c"].machine.retires(within_s)
+    world.run(within_s)
+    assert not world.hosts["c"].owned
+    world.run(22.0)
     assert world.counts()["c"] == 0
     assert not world.unserved()
 

@@ -164,8 +164,11 @@ def _status(options: argparse.Namespace) -> int:
     lines += table(rows, {2, 3, 4})
     moving = [each for each in found.shards if each.serves != each.should]
     if moving:
-        rows = [("shard", "served by", "should be")]
-        rows += [(str(each.shard), each.serves or "nobody", each.should or "nobody") for each in moving[:shown_max]]
+        rows = [("shard", "served by", "should be", "")]
+        rows += [
+            (str(each.shard), each.serves or "nobody", each.should or "nobody", "which reads first" if each.reads else "")
+            for each in moving[:shown_max]
+        ]
         lines += ["", *table(rows), *_more(len(moving) - shown_max)]
     pinned = [f"{each.shard} on {each.should}" for each in found.shards if each.pinned]
     if pinned:
@@ -299,7 +302,8 @@ def _rebalance_load(options: argparse.Namespace) -> int:
 
     found, names = balance_load(*_place(options), options.for_s, is_tried=options.dry_run)
     if options.json:
-        print(json.dumps(msgspec.to_builtins(found), indent=2))
+        changed = bool(found.moves) and not options.dry_run
+        print(json.dumps({"changed": changed, **msgspec.to_builtins(found)}, indent=2))
         return EXIT_OK
     uneven = f"the busiest host has {found.before:.2f} times its part of {found.calls_per_s:,.1f} calls/s"
     lines = _move_lines(found.moves, names, "would go" if options.dry_run else "goes")
@@ -329,19 +333,30 @@ def _host(placement: ClusterPlacement, live: dict[str, Beat], text: str) -> str:
 def _move_lines(moves: Iterable[ShardMove], names: Mapping[str, str], goes: str) -> list[str]:
     """A shard that nobody has comes from nobody."""
     host = {"": "nobody", **names}
-    return [f"shard {each.shard} {goes} from {host[each.source]} to {host[each.target]}" for each in moves]
+    return [
+        f"shard {each.shard} would stay on {host[each.source]}"
+        if each.source == each.target
+        else f"shard {each.shard} {goes} from {host[each.source]} to {host[each.target]}"
+        for each in moves
+    ]
 
 
 def _change(options: argparse.Namespace, edit: Edit, says: str) -> int:
     from tidegate.runtime.cluster.operating import change, foresee
 
     if options.dry_run:
-        moves, names = foresee(*_place(options), edit)  # type: ignore[arg-type]  # a dict is given
+        foreseen = foresee(*_place(options), edit)  # type: ignore[arg-type]  # a dict is given
+        moves, anyway = foreseen.moves, foreseen.anyway
         if options.json:
-            print(json.dumps({"moves": msgspec.to_builtins(moves)}, indent=2))
+            said = {"changed": False, "moves": msgspec.to_builtins(moves), "anyway": msgspec.to_builtins(anyway)}
+            print(json.dumps(said, indent=2))
             return EXIT_OK
-        last = f"{plural(len(moves), 'shard')} would move; nothing was changed" if moves else "no shard would move"
-        print("\n".join(map(one_line, [*_move_lines(moves, names, "would go"), last])))
+        lines = _move_lines(moves, foreseen.names, "would go")
+        if anyway:
+            lines.append(f"{plural(len(anyway), 'shard')} on the way, or about to go, without it")
+        if not moves:
+            lines.append(f"no shard would move for it; from then on: {says}" if foreseen.is_kept else "it is so already")
+        print("\n".join(map(one_line, [*lines, "nothing was changed"])))
         return EXIT_OK
     placement = change(*_place(options), edit)  # type: ignore[arg-type]  # a dict is given
     print(json.dumps(msgspec.to_builtins(placement, str_keys=True), indent=2) if options.json else one_line(says))

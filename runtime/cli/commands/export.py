@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 import lmdb
@@ -71,24 +71,28 @@ def run(options: argparse.Namespace) -> int:
 
 def _of_service(options: argparse.Namespace, status: dict[str, Any]) -> int:
     asked = argparse.Namespace(connect=status["listen"], commands=status["commands"], timeout=ANSWER_S, key_file=None, json=False)
+    asked.elsewhere = ()
     wishes = [ListNames(name, limit=PAGE) for name in sorted(set(options.classes or ("",)))]
     unsteady: list[str] = []
     try:
         records = (record for wish in wishes for record in records_of(asked, wish, unsteady))
         file = options.of_root.get("out")
         count = write(records, options.out, options.format, even_none=options.classes is None, file=file)
-        return _ended(options, count, unsteady)
+        return _ended(options, count, unsteady, asked.elsewhere)
     except CallError as error:
         hint = f"see `tidegate status`, and try again; {_left(options.out)}"
         raise OperatorError("export", options.data, f"{error.code}: {error.message}", hint) from error
 
 
-def _ended(options: argparse.Namespace, count: int, unsteady: list[str]) -> int:
+def _ended(options: argparse.Namespace, count: int, unsteady: list[str], elsewhere: Sequence[str] = ()) -> int:
+    """Exits 1 where that is not all there is, as on a host of a cluster."""
     out = "standard output" if options.out == "-" else options.out
     print(f"{options.data}: {count} objects written to {out}", file=sys.stderr)
     for target in unsteady:
         fail(one_line(f"export {target}: it was changed each time while it was read: `tidegate objects export` it"))
-    return EXIT_OK if not unsteady and (count or options.classes is None) else EXIT_FAILED
+    for each in elsewhere:
+        fail(one_line(f"export {options.data}: {each}"))
+    return EXIT_OK if not unsteady and not elsewhere and (count or options.classes is None) else EXIT_FAILED
 
 
 def _left(out: str) -> str:

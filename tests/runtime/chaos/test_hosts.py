@@ -43,11 +43,10 @@ def test_hosts_and_servers_that_are_lost_asleep_and_full_break_no_promise(tmp_pa
 def test_cuts_of_the_network_and_lost_hosts_break_no_promise_and_with_keys_nobody_sees_them(tmp_path: Path) -> None:
     if why := may_have_network():
         pytest.skip(f"needs a network of its own: {why}")
-    report = run(
-        tmp_path / "run", "--faults", "cut,cut,host,move", "--times", str(TIMES), "--every", "0.5", "--seed", "9", "--keys"
-    )
+    faults = "cut,cut,host,move,move,move"  # On a slow machine one of them may find no leader that answers in time.
+    report = run(tmp_path / "run", "--faults", faults, "--times", str(TIMES), "--every", "0.5", "--seed", "9", "--keys")
     assert report["stage"] == "3 hosts and 3 NATS servers in a network of their own"
     assert report["calls"]["errors"] == {}
     assert report["faults"].keys() <= {"cut", "host", "move"}, "one that was not done is not counted, and another takes its place"
-    assert "cut" in report["faults"]
+    assert report["faults"].keys() >= {"cut", "move"}
     assert sum(report["faults"].values()) == TIMES

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from tidegate.runtime.cluster.machine import (
     AHEAD_BEATS,
+    BEAT_S,
     CLAIM_BEATS,
     DOUBT_BEATS,
     FORGET_BEATS,
     FORGET_LOSS_BEATS,
     HOSTS_MAX,
-    LEAVING_AHEAD_BEATS,
     LOST_BEATS,
     SETTLE_BEATS,
     TAKE_BEATS,
@@ -133,7 +135,7 @@ def test_a_host_that_is_about_to_stop_waits_for_those_only_that_could_take_its_s
     assert not machine.hands_over(), "nobody else is there"
     machine.heard(beat_of("b", serves=(2, 3)))
     assert machine.hands_over()
-    machine.retires()
+    machine.retires(4.0)
     passes(machine, SETTLE_BEATS)
     following = machine.proposal()
     assert following is not None
@@ -207,26 +209,82 @@ def test_a_shard_is_given_when_the_next_host_has_read_what_there_is() -> None:
     assert machine.word().gives == (2, 3)
 
 
-def test_a_shard_is_not_kept_for_ever_nor_for_long_by_a_host_that_stops() -> None:
+def hears(machine: MemberMachine, beats: int, **b: Any) -> None:
+    """So many own beats come back, and host b says with each what is given."""
+    for _ in range(beats):
+        passes(machine, 1)
+        machine.heard(beat_of("b", machine.newest_echo + 2, **b))
+
+
+def keeps_for_b(**b: Any) -> MemberMachine:
+    """It has everything, and host b should have shard 3."""
     machine = member()
     machine.read(placed("aaaa"), 1)
     machine.owns(range(SHARDS))
-    for beats, leaves in ((AHEAD_BEATS, False), (LEAVING_AHEAD_BEATS, True)):
-        machine.heard(beat_of("b", machine.newest_echo + 2, ready=()))
-        machine.read(placed("aaab", "a", "b"), machine.revision + 1)
-        if leaves:
-            machine.retires()
-        for _ in range(beats - 1):
-            passes(machine, 1)
-            machine.heard(beat_of("b", machine.newest_echo + 2, ready=()))
+    machine.heard(beat_of("b", **b))
+    machine.read(placed("aaab", "a", "b"), 2)
+    return machine
+
+
+def test_a_shard_is_not_kept_for_ever_for_a_host_that_does_not_say_that_it_reads() -> None:
+    machine = keeps_for_b(ready=())
+    hears(machine, AHEAD_BEATS - 1, ready=())
+    assert machine.target == frozenset(range(SHARDS))
+    hears(machine, 1, ready=())
+    assert machine.target == {0, 1, 2}
+
+
+def test_a_shard_is_kept_as_long_as_the_next_host_says_that_it_reads() -> None:
+    machine = keeps_for_b(ready=(), reads=(3,))
+    hears(machine, 2 * AHEAD_BEATS, ready=(), reads=(3,))
+    assert machine.target == frozenset(range(SHARDS))
+    hears(machine, AHEAD_BEATS - 1, ready=())
+    assert machine.target == frozenset(range(SHARDS)), "it is waited for anew"
+    machine.heard(beat_of("b", machine.newest_echo + 9, ready=(3,)))
+    assert machine.target == {0, 1, 2}
+
+
+def test_each_host_that_is_to_have_a_shard_next_is_waited_for_anew() -> None:
+    machine = keeps_for_b(ready=())
+    hears(machine, AHEAD_BEATS - 1, ready=())
+    machine.heard(beat_of("c", ready=()))
+    machine.read(placed("aaac", "a", "b", "c"), 3)
+    passes(machine, 2)
+    assert machine.target == frozenset(range(SHARDS))
+
+
+@pytest.mark.parametrize(("within_s", "beats"), [(4.0, 2), (1.0, 0), (1.9, 0)])
+def test_a_host_that_stops_keeps_shards_for_a_part_of_its_time(within_s: float, beats: int) -> None:
+    machine = keeps_for_b(ready=(), reads=(3,))
+    hears(machine, 1, ready=(), reads=(3,))
+    machine.retires(within_s)
+    assert beats * BEAT_S <= within_s / 4
+    for _ in range(beats):
         assert machine.target == frozenset(range(SHARDS))
-        passes(machine, 1)
-        assert machine.target == {0, 1, 2}
-        machine.owns({0, 1, 2})
-        machine.heard(beat_of("b", machine.newest_echo + 3, serves=(3,), ready=()))
-        machine.read(placed("aaaa", "a", "b"), machine.revision + 1)
-        machine.heard(beat_of("b", machine.newest_echo + 4, ready=()))
-        machine.owns(range(SHARDS))
+        hears(machine, 1, ready=(), reads=(3,))
+    hears(machine, 1, ready=(), reads=(3,))
+    assert machine.target == {0, 1, 2}
+
+
+def test_a_shard_that_it_reads_or_cannot_read_is_not_claimed_against_its_owner() -> None:
+    machine = member()
+    machine.heard(beat_of("b", serves=(0,)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    assert machine.has_read((), {0})
+    assert machine.beat().reads == (0,)
+    hears(machine, 2 * AHEAD_BEATS, serves=(0,))
+    assert 0 not in machine.target
+    assert machine.has_read({0}, ())
+    hears(machine, TAKE_BEATS - 1, serves=(0,))
+    assert 0 not in machine.target
+    hears(machine, 1, serves=(0,))
+    assert 0 in machine.target
+    machine = member()
+    machine.heard(beat_of("b", serves=(0,)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    machine.has_read((), {0})
+    machine.heard(beat_of("b", 2))
+    assert 0 in machine.target, "nobody has it any longer"
 
 
 def test_what_is_to_be_had_is_read_while_another_host_serves_or_gives_it() -> None:

@@ -4,16 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Literal
 
+import msgspec
 import nats.errors
 import nats.js.errors
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from tidegate.runtime.cluster import operating
+from tidegate.runtime.cluster.bucket import PlacementRecord
 from tidegate.runtime.cluster.nats_servers import NatsServers
-from tidegate.runtime.cluster.operating import asked
+from tidegate.runtime.cluster.operating import asked, is_written
+from tidegate.runtime.cluster.records import ClusterPlacement, empty_placement
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.replicated import snapshot_wishes
+from tidegate.shard.replicated.founding import find_or_found
+from tidegate.shard.store.snapshots import SnapshotSaid, SnapshotWish
 
 UNAVAILABLE = nats.js.errors.ServiceUnavailableError(503, "JetStream system temporarily unavailable", 10008)
 
@@ -21,6 +29,13 @@ UNAVAILABLE = nats.js.errors.ServiceUnavailableError(503, "JetStream system temp
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServers]:
     with NatsServers(tmp_path_factory.mktemp("nats"), servers=1) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServers]:
+    """Which keep placements."""
+    with NatsServers(tmp_path_factory.mktemp("three")) as started:
         yield started
 
 
@@ -62,3 +77,95 @@ def test_what_will_be_refused_again_is_told_at_once(server: NatsServers, error: 
     with pytest.raises(OperatorError):
         asked(server.urls, "test", ask)
     assert left == [UNAVAILABLE]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_where_the_answer_to_a_write_is_lost_it_is_looked_whether_it_was_stored(
+    servers: NatsServers, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    """And then it is written once, and told as done."""
+    cluster = f"lost-{is_stored}".lower()
+    find_or_found(servers.urls, cluster, 2)
+    replace, tries, stored = PlacementRecord.replace, list[int](), list[bool]()
+
+    async def replace_and_lose(self: PlacementRecord, placement: ClusterPlacement, revision: int) -> bool:
+        tries.append(revision)
+        if is_stored or len(tries) > 1:
+            stored.append(await replace(self, placement, revision))
+        if len(tries) == 1:
+            raise nats.errors.TimeoutError
+        return stored[-1]
+
+    async def write(client: Client) -> tuple[bool, ClusterPlacement]:
+        record = PlacementRecord(client, cluster, 2)
+        placement, revision = await record.read()
+        wanted = msgspec.structs.replace(placement, owners=("a", "b"))
+        monkeypatch.setattr(PlacementRecord, "replace", replace_and_lose)
+        is_done = await is_written(client, record, wanted, revision)
+        return is_done, (await record.read())[0]
+
+    is_done, placement = asked(servers.urls, "test", write)
+    assert is_done
+    assert placement.owners == ("a", "b")
+    assert stored == [True]
+    assert len(tries) == (1 if is_stored else 2)
+
+
+def test_a_write_of_which_nobody_can_say_whether_it_was_stored_is_not_made_twice(
+    servers: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = list[int]()
+
+    async def lose(self: PlacementRecord, placement: ClusterPlacement, revision: int) -> bool:
+        tries.append(revision)
+        raise nats.errors.TimeoutError
+
+    async def write(client: Client) -> bool:
+        return await is_written(client, PlacementRecord(client, "unknown", 2), empty_placement(2), 7)
+
+    monkeypatch.setattr(operating, "PASSING_S", 0.0)
+    monkeypatch.setattr(PlacementRecord, "replace", lose)
+    monkeypatch.setattr(PlacementRecord, "read", lambda self: _times_out())
+    with pytest.raises(OperatorError, match="whether it was changed is not known"):
+        asked(servers.urls, "test", write)
+    assert tries == [7]
+
+
+async def _times_out() -> None:
+    raise nats.errors.TimeoutError
+
+
+def test_a_wish_for_snapshots_goes_on_where_it_could_not_be_said_for_a_moment(
+    server: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the same wish; and what it listened to is left when it ends."""
+    monkeypatch.setattr(snapshot_wishes, "AGAIN_S", 0.02)
+    wishes, heard, failures = list[SnapshotWish](), list[SnapshotSaid](), 3
+
+    async def wish(client: Client) -> list[SnapshotSaid]:
+        nonlocal failures
+        publish = client.publish
+
+        async def answer(message: Msg) -> None:
+            wishes.append(snapshot_wishes.decode_wish(message.data))
+            state: Literal["begun", "kept"] = "begun" if len(wishes) == 1 else "kept"
+            await publish(message.reply, snapshot_wishes.encode_said(SnapshotSaid(wishes[-1].shard, state)))
+
+        async def publish_or_not(subject: str, *args: Any, **more: Any) -> None:
+            nonlocal failures
+            if wishes and failures:
+                failures -= 1
+                raise nats.errors.OutboundBufferLimitError
+            await publish(subject, *args, **more)
+
+        await client.subscribe(snapshot_wishes.wishes_of("test"), cb=answer)
+        monkeypatch.setattr(client, "publish", publish_or_not)
+        before = len(client._subs)
+        said = await snapshot_wishes.wish_for_snapshots(client, "test", [3], heard.append, 60.0)
+        assert len(client._subs) == before
+        return said
+
+    assert [each.state for each in asked(server.urls, "test", wish)] == ["kept"]
+    assert failures == 0
+    assert len({each.id for each in wishes}) == 1
+    assert [each.state for each in heard] == ["begun", "kept"]

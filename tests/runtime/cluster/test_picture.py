@@ -59,3 +59,8 @@ def test_two_hosts_of_one_name_are_told_apart() -> None:
 def test_of_two_that_say_they_serve_a_shard_the_one_that_should_is_shown() -> None:
     live = {"a": beat_of("a", serves=(0,)), "b": beat_of("b", serves=(0, 99))}
     assert picture(placed("bbbb", "a", "b"), live).shards[0].serves == "host b"
+
+
+def test_a_shard_is_shown_that_the_host_which_should_serve_it_reads_first() -> None:
+    live = {"a": beat_of("a", serves=(0, 1), reads=(1,)), "b": beat_of("b", reads=(1,))}
+    assert [each.reads for each in picture(placed("abaa", "a", "b"), live).shards] == [False, True, False, False]

@@ -126,6 +126,9 @@ def test_what_is_served_moves_a_few_at_a_time() -> None:
     step = next_placement(before, hosts(a=1, b=1), serving)
     assert Counter(step.owners)["b"] == MOVES_AT_ONCE
     assert next_placement(step, hosts(a=1, b=1), serving) == step, "the next ones wait for these"
+    reading = {shard for shard in serving if step.owners[shard] == "b" and serving[shard] == "a"}
+    further = next_placement(step, hosts(a=1, b=1), serving, reading=reading)
+    assert Counter(further.owners)["b"] == 2 * MOVES_AT_ONCE, "no call waits for those that are read first"
     moved = {shard: step.owners[shard] for shard in serving}
     assert Counter(next_placement(step, hosts(a=1, b=1), moved).owners)["b"] == 2 * MOVES_AT_ONCE
 

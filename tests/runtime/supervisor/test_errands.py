@@ -64,7 +64,8 @@ def test_of_an_object_that_no_worker_of_this_host_has_it_is_said() -> None:
 def test_of_an_object_that_another_host_has_that_is_named_and_so_it_is_where_all_are_asked() -> None:
     desk, results = Desk(), list[Any]()
     shard = shard_of_slot(slot_of("Bell", "a"), len(OWNERS))
-    desk.owners[shard] = None
+    unserved = (shard + 1) % len(OWNERS)
+    desk.owners[shard] = desk.owners[unserved] = None
     desk.elsewhere[shard] = "b (tcp://b:7711)"
     desk.ask("Bell/a")
     assert f"its shard, {shard}, is served by the host b (tcp://b:7711): give this there" in desk.why
@@ -73,7 +74,8 @@ def test_of_an_object_that_another_host_has_that_is_named_and_so_it_is_where_all
     for _, message in desk.sent:
         desk.errands.answered(Administered(message.number, result={}))
     assert results[0]["elsewhere"] == [
-        "the host b (tcp://b:7711) serves 1 of 4 shards, whose objects it knows alone: give this there, too"
+        "the host b (tcp://b:7711) serves 1 of 4 shards, whose objects it knows alone: give this there, too",
+        f"of 4 shards these are on their way, or nobody serves them: {unserved}; ask again",
     ]
 
 

@@ -88,7 +88,8 @@ def test_what_is_to_be_had_next_is_read_by_the_worker_that_will_have_it_and_is_n
     assert host.target == {0, 1}
     assert host.serving(4) is None
     assert 4 in host.held
-    host.said(0, Owned(1, (0,), busy=(4,)))
+    host.said(0, Owned(1, (0,), busy=(4,), reads=(0, 4)))
+    assert host.reads == {4}
     assert host.ready == frozenset()
     host.said(0, Owned(1, (0,), ready=(4,)))
     assert host.ready == {4}

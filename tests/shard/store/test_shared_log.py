@@ -76,7 +76,7 @@ class Elsewhere(NoLog):
         known = len(self.records) if position == 0 else position
         return b"%d" % len([each for each in self.records[:known] if each in self._of(shard)])
 
-    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None], *, is_ahead: bool = False) -> None:
         """The newest first, as far as they are accepted."""
         self.fetched.append(behind.has)
         for data, mark, commit in reversed(self.taken.get(behind.shard, [])):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.shard.worker.duties import Duties, Give, ReadAhead, Step, Take
+from tidegate.shard.worker.duties import READS, Duties, Give, ReadAhead, Step, Take
 
-SHARDS = st.frozensets(st.integers(0, 5))
+SHARDS = st.frozensets(st.integers(0, READS + 3))
 
 
 def test_what_is_lacking_is_taken_and_what_is_too_much_is_given() -> None:
@@ -67,10 +67,35 @@ def test_what_is_to_be_had_next_is_read_once_and_taken_when_that_has_ended() -> 
 def test_what_is_being_given_is_read_when_it_is_gone_and_what_is_wanted_no_longer_is_forgotten() -> None:
     duties = Duties({0, 1}, ())
     assert duties.told((), ahead={0}) == [Give(0), Give(1)]
+    assert duties.busy == {0, 1}
     assert duties.given(0) == [ReadAhead(0)]
     assert duties.told(()) == []
     assert duties.read(0) == []
     assert duties.ready == set()
+
+
+def test_what_is_to_be_had_does_not_wait_for_the_reads_of_other_shards() -> None:
+    duties = Duties((), ())
+    shards = range(READS + 2)
+    assert duties.told((), ahead=shards) == [ReadAhead(shard) for shard in range(READS)]
+    assert duties.busy == duties.unread == set(shards), "it may begin with any of them"
+    assert duties.told({READS + 1}, ahead=range(READS + 1)) == [Take(READS + 1)], "its owner has died, or has given it"
+    assert duties.taken(READS + 1) == []
+    assert duties.read(0) == [ReadAhead(READS)]
+    assert duties.unread == set(range(1, READS + 1))
+
+
+def test_what_could_not_be_read_is_not_ready_and_is_tried_again_and_keeps_no_other_from_being_read() -> None:
+    duties = Duties((), ())
+    duties.told((), ahead=range(READS + 1))
+    assert duties.not_read(0) == [ReadAhead(READS)]
+    assert (duties.ready, duties.unreadable) == (set(), {0})
+    assert 0 in duties.unread & duties.busy
+    assert duties.read(1) == []
+    assert duties.again(0) == [ReadAhead(0)]
+    assert duties.not_read(0) == []
+    assert duties.told({0}, ahead=range(1, READS + 1)) == [Take(0)]
+    assert duties.unreadable == set()
 
 
 @given(SHARDS, st.lists(st.tuples(st.sampled_from(["told", "end", "lost"]), SHARDS, SHARDS, st.integers(0, 9), st.booleans())))
@@ -85,7 +110,7 @@ def test_in_the_end_it_has_what_it_was_told_last_but_for_what_is_not_to_be_had(
         if isinstance(step, Take):
             under_way.extend(duties.taken(step.shard) if well else duties.not_taken(step.shard))
         elif isinstance(step, ReadAhead):
-            under_way.extend(duties.read(step.shard))
+            under_way.extend(duties.read(step.shard) if well else duties.not_read(step.shard))
         else:
             under_way.extend(duties.given(step.shard))
 
@@ -100,7 +125,9 @@ def test_in_the_end_it_has_what_it_was_told_last_but_for_what_is_not_to_be_had(
         duties.check_invariants()
         shards = [each.shard for each in under_way]
         assert len(set(shards)) == len(shards)
-        assert set(shards) == duties.busy
+        assert set(shards) == duties.taking | duties.giving | duties.reading
+    for shard in duties.unreadable.copy():
+        under_way += duties.again(shard)
     while under_way:
         end(under_way[0], well=True)
         duties.check_invariants()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardLeftBehind, ShardUnreachable
 from tidegate.shard.store.record import UnreadCommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker import worker_shards
+from tidegate.shard.worker import duties, worker_shards
 from tidegate.shard.worker.worker import Worker
 
 SHARDS = 4
@@ -50,9 +51,13 @@ class Streams:
     def __init__(self) -> None:
         self.records: dict[int, list[bytes]] = {shard: [] for shard in range(SHARDS)}
         self.owners: dict[int, object] = {}
-        self.refused: dict[int, ShardDamaged] = {}
+        self.refused: dict[int, Exception] = {}
+        self.tries = 0
         self.asked: list[tuple[int, int]] = []
         """From where each shard was read."""
+        self.open = threading.Event()
+        """Until it is set no read of `slow` ends."""
+        self.slow: set[int] = set()
 
 
 class StreamLog(WithoutSegments):
@@ -79,9 +84,14 @@ class StreamLog(WithoutSegments):
     def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
         if self._closed:
             raise LogBroken("take", "the streams", "closed", "open them again")
+        self._streams.tries += 1
         if (refused := self._streams.refused.get(shard)) is not None:
-            return refused
+            if isinstance(refused, ShardDamaged):
+                return refused
+            raise refused
         self._streams.asked.append((shard, int(mark or b"0")))
+        if shard in self._streams.slow:
+            assert self._streams.open.wait(60.0)
         for record in self._streams.records[shard][int(mark or b"0") :]:
             applied(shard, record)
         return b"%d" % len(self._streams.records[shard])
@@ -91,7 +101,7 @@ class StreamLog(WithoutSegments):
 
     snapshots = NoSnapshots()
 
-    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None], *, is_ahead: bool = False) -> None:
         raise AssertionError("it has everything")
 
     def mark(self, shard: int, position: int) -> bytes:
@@ -281,19 +291,50 @@ async def test_what_is_read_before_a_shard_is_given_is_not_read_again_when_it_is
         assert await second.call(name, "add") == 22
 
 
-async def test_a_shard_is_taken_that_could_not_be_read_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [ShardUnreachable(0, "claim", "shard 0", "nobody answers"), RuntimeError("a fault")])
+async def test_what_could_not_be_read_is_not_ready_and_is_tried_again_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    monkeypatch.setattr(worker_shards, "AGAIN_S", 0.01)
     streams = Streams()
     async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
         assert await first.call(name_in(0), "add") == 1
-        streams.refused = {0: ShardUnreachable(0, "claim", "shard 0", "nobody answers")}
+        streams.refused = {0: error}
+        before = streams.tries
         second.tell(ahead=(0,))
-        await wait_until_in_loop(lambda: second.owned.ready == (0,), "its end, which its owner need not wait for")
+        await wait_until_in_loop(lambda: streams.tries > before + 3, "it to be tried again")
+        assert (second.owned.ready, second.owned.reads) == ((), (0,)), "its owner goes on"
+        [said] = [each for each in caplog.records if "could not be read before" in each.getMessage()]
+        assert (said.exc_info is not None) == isinstance(error, RuntimeError)
         streams.refused = {}
+        await wait_until_in_loop(lambda: second.owned.ready == (0,), "it to be read")
+        assert second.owned.reads == ()
         first.tell(1, 2, 3)
         await first.wait_to_own(1, 2, 3)
         second.tell(0)
         await second.wait_to_own(0)
         assert await second.call(name_in(0), "add") == 2
+
+
+async def test_a_shard_whose_owner_is_gone_is_taken_while_reads_of_others_come_to_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duties, "READS", 2)
+    streams = Streams()
+    async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
+        assert await first.call(name_in(3), "add") == 1
+        streams.slow = {0, 1, 2}
+        second.tell(ahead=ALL)
+        await wait_until_in_loop(lambda: len(streams.asked) >= 2, "two reads")
+        assert second.owned.reads == second.owned.busy == ALL
+        first.tell(0, 1, 2)
+        await first.wait_to_own(0, 1, 2)
+        second.tell(3, ahead=(0, 1, 2))
+        await wait_until_in_loop(lambda: second.owned.shards == (3,), "the shard to be taken")
+        assert await second.call(name_in(3), "add") == 2
+        assert second.owned.reads == (0, 1, 2)
+        streams.open.set()
+        await wait_until_in_loop(lambda: second.owned.ready == (0, 1, 2), "all to be read")
 
 
 async def test_what_the_services_own_processes_have_sent_is_run_and_what_others_send_is_not(tmp_path: Path) -> None:
