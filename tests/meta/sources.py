@@ -144,7 +144,6 @@ TESTED_BY = {
     "runtime/harmless.py": "shard/host/test_tracing.py",
     "runtime/heap.py": "service/test_overload.py",
     "runtime/limits.py": "meta/test_layers.py",
-    "runtime/sockets/connections.py": "runtime/sockets/test_endpoint.py",
     "runtime/sockets/door.py": "service/test_descriptors.py",
     "runtime/supervisor/seats.py": "runtime/supervisor/test_supervision.py",
     "runtime/wire/commands.py": "service/test_reload.py",
