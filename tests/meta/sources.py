@@ -71,7 +71,6 @@ TESTED_BY = {
     "runtime/logs/writer.py": "runtime/logs/test_capture.py",
     "runtime/cli/commands/alarms.py": "service/test_alarms.py",
     "runtime/cli/arguments.py": "runtime/cli/test_cli.py",
-    "runtime/cli/asking.py": "runtime/cli/test_cli.py",
     "runtime/cli/commands/export.py": "shard/offline/test_export.py",
     "runtime/cli/commands/backup.py": "service/test_backup.py",
     "runtime/cli/commands/reshard.py": "service/test_backup.py",
