@@ -128,8 +128,8 @@ BUDGET_SHARE = 4
 can count before it is there: a message that is being received on each connection, one more that waits to be read, and
 the copies that are made while one is handled."""
 HEAP_PERCENT = 80
-"""Of its budget a router has no more in use than that: the rest is for what is free between the pieces that are used, and for
-what comes between two looks."""
+"""Of its budget a router has no more in memory than that, if what is free can go back, or what has begun to arrive be given up:
+the rest is for what is free between the pieces that are used, and for what comes between two looks."""
 FREE_HEAP_BYTES_MAX = 256 << 20
 """What a process keeps of memory that it has freed, for as long as large messages come and a moment more."""
 ERRORS_BYTES_MAX = 8 << 20

@@ -23,6 +23,8 @@ from tidegate.runtime.limits import CONNECT_TIMEOUT_S
 from tidegate.runtime.wire.access import ClientKey
 
 _KEY_HINT = "name a file that `tidegate keys new` has written with --key-file"
+_LEFT_SHARE = 0.25
+"""Of the time, for connecting, where nobody has greeted a key before."""
 NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint with --connect"
 
 
@@ -63,11 +65,12 @@ def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S, 
     """ZeroMQ connects in the background and for ever; a person wants to know at once. Who has a key greets: a service that asks
     for keys counts and logs whoever connects and says nothing as one without."""
     timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+    until_s = time.monotonic() + timeout_s
     try:
         found = look_up(endpoint, timeout_s) if has_name(endpoint) else [endpoint]
-        until_s = time.monotonic() + timeout_s
-        if key is None or not any(_is_greeted(each, until_s, key) for each in found):
-            _connect_to_one(found, timeout_s)
+        greeted_until_s = until_s - timeout_s * _LEFT_SHARE
+        if key is None or not any(_is_greeted(each, greeted_until_s, key) for each in found):
+            _connect_to_one(found, until_s)
     except (ConnectionRefusedError, FileNotFoundError):
         raise OperatorError("connect", endpoint, "nothing is listening there", NOBODY_HINT) from None
     except TimeoutError:
@@ -78,10 +81,15 @@ def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S, 
         raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
 
 
-def _connect_to_one(endpoints: list[str], timeout_s: float) -> None:
+def _connect_to_one(endpoints: list[str], until_s: float) -> None:
     """Raises OSError: of the last one, where nobody lets it in."""
-    for endpoint in endpoints:
+    if not endpoints:
+        raise OSError("the name has no address")
+    for number, endpoint in enumerate(endpoints):
         try:
+            if (left_s := until_s - time.monotonic()) <= 0:
+                raise TimeoutError
+            timeout_s = left_s / (len(endpoints) - number)
             if endpoint.startswith("ipc://"):
                 with socket.socket(socket.AF_UNIX) as probe:
                     probe.settimeout(timeout_s)
@@ -91,7 +99,7 @@ def _connect_to_one(endpoints: list[str], timeout_s: float) -> None:
                 socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
             return
         except OSError:
-            if endpoint == endpoints[-1]:
+            if number == len(endpoints) - 1:
                 raise
 
 

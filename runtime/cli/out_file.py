@@ -17,7 +17,7 @@ from tidegate.runtime.errors import OperatorError
 
 
 class OutFile:
-    asked = ("put_in_place", "close")
+    asked = ("sync", "put_in_place", "leave", "close")
 
     def __init__(self, place: str, *, replaces: bool = True) -> None:
         """Without `replaces` there must be none, and it is made at once. Raises OperatorError."""
@@ -42,12 +42,32 @@ class OutFile:
             os.fchmod(self.fd, stat.S_IMODE(was.st_mode))
             os.fchown(self.fd, was.st_uid, was.st_gid)
 
+    def sync(self) -> None:
+        """What was written to `fd` is there after a crash, beside its place. Raises OSError."""
+        if not self.flows:
+            os.fsync(self.fd)
+            self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        with contextlib.suppress(PermissionError):  # Who may write into a folder may not always read it.
+            folder = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
     def put_in_place(self) -> None:
         """After all has been written to `fd`. Raises OSError."""
         if not self.flows:
             os.fsync(self.fd)
             os.rename(self._new, self._path)
-        self._new = ""
+            self._new = ""
+            self._sync_folder()
+
+    def leave(self) -> str:
+        """What was written stays although it was not put in place: where."""
+        left, self._new = self._new or self._path, ""
+        return left
 
     def close(self) -> None:
         """What was not put in place is removed."""

@@ -41,8 +41,6 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _STRANGERS_LOG_S = 60.0
 _FULL_LOG_S = 60.0
 _FULL_RETRY_S = 0.5
-_PIECES_BYTES_MAX = 64 << 20
-"""What is in memory beside what is in use of the heap: the program, and free pieces between those that are used."""
 _GONE_S = 0.5
 """Then the library has freed what it held of a connection that was turned out."""
 _FAILURES = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
@@ -66,15 +64,17 @@ class Connections:
         heap_bytes_max: int | None = None,
     ) -> None:
         """Of this socket, which is to be bound later. `rounds` says what `Unfinished.look` wants to know; `gone` is called
-        whenever somebody has gone; the library does not say who. With more than `heap_bytes_max` in use it is looked whether
-        many messages that have begun take it."""
+        whenever somebody has gone; the library does not say who. With more than `heap_bytes_max` in memory what is free goes
+        back, and if it is in use, some of many messages that have begun are given up."""
         self._socket = socket
         self._gone = gone
         self._unfinished = unfinished
         self._rounds = rounds
         self._unfinished_look: asyncio.TimerHandle | None = None
         self._heap_bytes_max = heap_bytes_max
-        self._was_too_much = 0
+        self._trimmed_s = -math.inf
+        self._trimmed_to = 0
+        self._looked_s = -math.inf
         self._memory_looked_at = 0
         in_memory()  # Its descriptor is there before those of clients.
         self._unfinished_logged_s = -math.inf
@@ -231,32 +231,39 @@ class Connections:
         if self._monitor.closed or not self._unfinished:
             return
         assert self._loop is not None
-        memory = in_memory()
-        too_much = self._too_much(memory)
+        memory, now = in_memory(), self._loop.time()
+        is_much = self._heap_bytes_max is not None and memory > self._heap_bytes_max // 2
         has_grown = memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES
-        if has_grown or too_much > 0:  # What is in use may have been in memory before.
-            self._turn_out(self._unfinished.look(bytes_taken, self._rounds(), too_much))
-            self._memory_looked_at = memory
+        # Where there is much already, what begins may not show: it was in memory, and free.
+        if has_grown or (is_much and now >= self._looked_s + UNFINISHED_LOOK_S):
+            self._turn_out(self._unfinished.look(bytes_taken, self._rounds()))
+            self._memory_looked_at, self._looked_s = memory, now
         elif self._unfinished.suspects:
             self._turn_out(self._unfinished.look_at_suspects(bytes_taken, self._rounds()))
         self._memory_looked_at = min(self._memory_looked_at, memory)
+        if is_much:
+            self._make_room(memory, now)
+        self._trimmed_to = min(self._trimmed_to, memory)
         self._look_again()
 
-    def _too_much(self, memory: int) -> int:
-        """Bytes that are in use and should not be, and were at the last look: what waits to be read is soon gone."""
-        if self._heap_bytes_max is None:
-            return 0
-        in_use = allocated()
-        if memory > self._heap_bytes_max and memory - in_use > _PIECES_BYTES_MAX:
+    def _make_room(self, memory: int, now: float) -> None:
+        assert self._heap_bytes_max is not None
+        is_short = memory > self._heap_bytes_max
+        if is_short and now >= self._trimmed_s + _GONE_S and memory >= self._trimmed_to + UNFINISHED_GROWTH_BYTES:
             give_back()
-        before, self._was_too_much = self._was_too_much, max(0, in_use - self._heap_bytes_max)
-        return min(before, self._was_too_much)
+            self._trimmed_s, self._trimmed_to = now, in_memory()
+        to_come = self._unfinished.to_come
+        may_be = memory + to_come - self._heap_bytes_max
+        # The heap is asked last: that takes long. It may say more than there is: what nobody has written to.
+        if to_come and may_be > 0 and (too_much := min(allocated() - self._heap_bytes_max, may_be)) > 0:
+            self._turn_out(self._unfinished.make_room(too_much))
 
     def _turn_out(self, unfinished: list[tuple[int, int]]) -> None:
         assert self._loop is not None
         for fd, size in unfinished:
             self._log_unfinished(peer_address(fd), size)
             self.door.turn_out(fd)
+        if unfinished:
             self._loop.call_later(_GONE_S, give_back)
 
     def _log_unfinished(self, address: str | None, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,15 +24,32 @@ class _Loop(_UvLoop):  # type: ignore[misc]  # of any class
     """Looks names up aside: libuv's own threads do it otherwise, and both a loop that closes and the process wait for those."""
 
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **terms: Any) -> Any:
-        if host is None:
+        if host is None or _is_number(host):
             return await super().create_connection(factory, host, port, **terms)
+        if terms.get("ssl"):
+            terms.setdefault("server_hostname", host)
         problem: OSError = OSError(f"{host} has no address")
-        for *_, address in await look_up(host, port, 0, socket.SOCK_STREAM):
+        family, proto, flags = (terms.get(each, 0) for each in ("family", "proto", "flags"))
+        for *_, address in await look_up(host, port, family, socket.SOCK_STREAM, proto, flags):
             try:
-                return await super().create_connection(factory, address[0], address[1], **terms)
+                return await super().create_connection(factory, in_numbers(address), address[1], **terms)
             except OSError as error:
                 problem = error
         raise problem
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def in_numbers(address: tuple[Any, ...]) -> str:
+    """The host of a socket's address, with its scope where it has one: without it a link-local address is nowhere."""
+    host, scope = str(address[0]), address[3] if len(address) == 4 else 0
+    return f"{host}%{scope}" if scope and "%" not in host else host
 
 
 class LogThread:

@@ -44,12 +44,13 @@ def test_who_no_longer_wants_an_answer_does_not_hear_it() -> None:
         answer.wait()
         return 1
 
+    before = set(threading.enumerate())
     future = aside(late)
+    (thread,) = set(threading.enumerate()) - before
     future.add_done_callback(lambda each: told.append("cancelled" if each.cancelled() else "answered"))
     asked.wait()
     future.cancel()
     answer.set()
-    (thread,) = (each for each in threading.enumerate() if each.name == "tidegate-look-up")
     thread.join()
     assert told == ["cancelled"]
 
@@ -66,10 +67,11 @@ def test_a_question_is_readable_when_it_is_answered_and_not_before() -> None:
 
 def test_a_question_that_is_closed_first_bothers_nobody(recwarn: pytest.WarningsRecorder) -> None:
     answer = threading.Event()
+    before = set(threading.enumerate())
     question = Question(answer.wait)
+    (thread,) = set(threading.enumerate()) - before
     question.close()
     answer.set()
-    (thread,) = (each for each in threading.enumerate() if each.name == "tidegate-look-up")
     thread.join()
     assert not recwarn.list
 

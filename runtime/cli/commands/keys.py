@@ -198,12 +198,13 @@ def _pair() -> tuple[str, str]:
 
 class _Out:
     """The file of a key, which nobody else can read; written before the list is changed, and as it was before if that fails: no
-    key is on the list that nobody has."""
+    key is on the list that nobody has. Once the list is changed the new one stays, in its place or beside it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.place = _place(options)
         self.where = "on the standard output" if self.place == "-" else f"in {self.place}"
         self._file: OutFile | None = None
+        self._printed = False
         if self.place != "-":
             self._file = options.of_root.get("out") or OutFile(self.place, replaces=options.action == "rotate")
 
@@ -217,24 +218,29 @@ class _Out:
             if self._file is None:
                 sys.stdout.write(text)
                 sys.stdout.flush()
+                self._printed = True
                 return
             with open(self._file.fd, "w", closefd=False) as file:
                 file.write(text)
-                file.flush()
-                if not self._file.flows:
-                    os.fsync(self._file.fd)
+            self._printed = self._file.flows
+            self._file.sync()
         except OSError as error:
             raise cannot_write("stdout" if self._file is None else self.place, error) from error
 
     def keep(self) -> None:
         """The list has it. Raises OperatorError."""
+        self._printed = False
+        if self._file is None:
+            return
         try:
-            if self._file is not None:
-                self._file.put_in_place()
+            self._file.put_in_place()
         except OSError as error:
-            raise cannot_write(self.place, error) from error
+            hint = f"the list has the new key, and its only copy is in {self._file.leave()}: move it to where it is wanted"
+            raise OperatorError("write", self.place, error.strerror or str(error), hint) from error
 
     def __exit__(self, *_: object) -> None:
+        if self._printed:
+            print("tidegate: the key that was printed is of no use: it is not on the list", file=sys.stderr)
         if self._file is not None:
             self._file.close()
 

@@ -128,10 +128,6 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _fail(text: str) -> int:
-    return fail(one_line(text))
-
-
 def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
     asked = argparse.Namespace(
         connect=options.into, timeout=INTO_S, key_file=None, file=options.source, replace=options.yes, no_alarm=False

@@ -30,9 +30,14 @@ class World:
     def read(self, client: bytes, mib: float) -> None:
         self.unfinished.read[client] += int(mib * MIB)
 
-    def look(self, rounds: int = 1, too_much_mib: int = 0) -> list[int]:
+    def look(self, rounds: int = 1) -> list[int]:
         self.rounds += rounds
-        return [fd for fd, _ in self.unfinished.look(self.taken.__getitem__, self.rounds, too_much_mib * MIB)]
+        return [fd for fd, _ in self.unfinished.look(self.taken.__getitem__, self.rounds)]
+
+    def make_room(self, too_much_mib: int) -> list[int]:
+        """After a look."""
+        assert self.look() == []
+        return [fd for fd, _ in self.unfinished.make_room(too_much_mib * MIB)]
 
     def look_at_suspects(self) -> list[int]:
         self.rounds += 1
@@ -112,42 +117,71 @@ def test_of_many_that_have_begun_a_message_those_that_go_on_are_kept() -> None:
     assert not world.look()
 
 
-def test_where_a_process_has_too_much_room_is_made_by_those_of_whom_least_has_come() -> None:
+def test_where_a_process_has_too_much_room_is_made_by_the_slowest() -> None:
     """Whatever has come of their messages, for each there is the room of all of it."""
-    world = World(all_mib=1_000)
+    world = World(all_mib=85)
     for fd in range(10):
-        world.come(fd, mib=12 - fd)
-    assert [world.look(too_much_mib=30), world.look(too_much_mib=30)] == [[], []], "they may just not be read yet"
+        world.come(fd, mib=2)
+    assert [world.make_room(30), world.make_room(30)] == [[], []], "they may just not be read yet"
+    assert world.unfinished.to_come == 0
     for fd in range(10):
-        world.send(fd, 0.01)
-    assert world.look(too_much_mib=30) == [9, 8], "of 16 MiB each"
-    assert world.look(too_much_mib=30) == [], "the library has not closed them yet"
+        world.send(fd, 0.1 * (10 - fd))
+    assert world.make_room(30) == [9, 8], "of 16 MiB each"
+    assert world.make_room(30) == [], "the library has not closed them yet"
     world.unfinished.left(9)
     world.unfinished.left(8)
-    assert world.look(too_much_mib=10) == [7]
+    for fd in range(8):
+        world.send(fd, 0.1 * (10 - fd))
+    assert world.make_room(10) == [7]
+    assert world.unfinished.turned_out == 3
     world.unfinished.left(7)
-    assert not world.look()
+    assert world.make_room(1_000) == [6, 5]
+    assert [world.make_room(1_000), world.look()] == [[], []], "five have room"
+    assert world.unfinished.to_come == 0
 
 
 def test_whoever_has_stopped_in_the_middle_makes_room_first() -> None:
-    world = World(all_mib=1_000)
+    world = World(all_mib=64)
     for fd in range(5):
         world.come(fd, mib=2 + fd)
-    for _ in range(2):
+    for _ in range(30):
+        for fd in range(4):
+            world.send(fd, 0.01)
         world.look()
-    for fd in range(4):
-        world.send(fd, 0.5)
-    assert world.look(too_much_mib=1) == [4]
+    assert world.make_room(1) == [4]
+
+
+def test_who_sends_a_byte_now_and_then_makes_room_before_who_has_just_begun() -> None:
+    world = World(all_mib=34)
+    for fd in range(3):
+        world.come(fd, mib=2 if fd == 1 else 12)
+    for _ in range(30):
+        world.send(0, 1 / MIB)
+        world.send(1, 0.002)
+        world.send(2, 1 / MIB)
+        world.look()
+    assert world.make_room(1)[0] in (0, 2)
+
+
+def test_a_slow_honest_sender_is_not_turned_out_for_heads_of_frames_that_others_send_and_leave() -> None:
+    """The library has taken room for all of those frames; who has sent such a head looks like somebody who has not."""
+    world = World(all_mib=256)
+    for fd in range(300):
+        world.come(fd, mib=200 / MIB)
+    world.come(400, mib=1)
+    for _ in range(100):
+        world.send(400, 0.1)
+        assert world.make_room(10_000) == []
 
 
 def test_nobody_whose_messages_are_read_makes_room() -> None:
-    world = World(all_mib=1_000)
+    world = World(all_mib=0)
     world.come(5)
     world.unfinished.met(b"a", 5)
     for _ in range(10):
         world.send(5, 10)
         world.read(b"a", 9)
-        assert world.look(too_much_mib=500) == []
+        assert world.make_room(500) == []
 
 
 def test_where_the_kernel_does_not_say_nobody_is_looked_at() -> None:

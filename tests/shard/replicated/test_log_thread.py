@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.hanging_names import HANGING, hanging_names, ready_to_hang
-from tidegate.shard.replicated.log_thread import LogThread
+from tidegate.shard.replicated import log_thread
+from tidegate.shard.replicated.log_thread import LogThread, in_numbers
 
 
 async def nothing() -> None:
@@ -40,6 +41,37 @@ def test_it_connects_to_whichever_address_of_a_name_is_listened_at(host: str) ->
     with pytest.raises(OSError, match=r"."):
         thread.wait(said_by("no-such-host.invalid", 1))
     thread.close(nothing)
+
+
+def test_a_host_in_numbers_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_thread, "look_up", None)
+    thread = LogThread(lambda: RuntimeError("closed"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        future = asyncio.run_coroutine_threadsafe(said_by("127.0.0.1", server.getsockname()[1]), thread.loop)
+        server.settimeout(30)
+        server.accept()[0].close()
+        assert future.result(30) == b""
+    thread.close(nothing)
+
+
+def test_with_tls_the_server_is_greeted_by_its_name_and_not_by_its_address() -> None:
+    thread = LogThread(lambda: RuntimeError("closed"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        future = asyncio.run_coroutine_threadsafe(
+            asyncio.open_connection("localhost", server.getsockname()[1], ssl=True, family=socket.AF_INET), thread.loop
+        )
+        server.settimeout(30)
+        with server.accept()[0] as accepted:
+            accepted.settimeout(30)
+            assert b"localhost" in accepted.recv(1 << 16)
+        assert isinstance(future.exception(30), OSError)
+    thread.close(nothing)
+
+
+def test_an_address_keeps_its_scope() -> None:
+    assert in_numbers(("fe80::1", 7, 0, 3)) == "fe80::1%3"
+    assert in_numbers(("fe80::1%eth0", 7, 0, 3)) == "fe80::1%eth0"
+    assert [in_numbers(("::1", 7, 0, 0)), in_numbers(("127.0.0.1", 7))] == ["::1", "127.0.0.1"]
 
 
 PROGRAM = f"""

@@ -79,6 +79,55 @@ def test_a_list_that_could_not_be_written_leaves_no_key_and_says_what_is_lacking
     assert main(["keys", "new", "web"]) == 0
 
 
+def test_the_only_copy_of_a_key_that_is_on_the_list_stays_although_it_cannot_be_put_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["keys", "new", "web"]) == 0
+    old, rename = Path("web.key").read_text(), os.rename
+
+    def fails(source: str, target: str) -> None:
+        if os.path.basename(target) == "web.key":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fails)
+        assert main(["keys", "rotate", "web"]) == 1
+    said = capsys.readouterr().err
+    (left,) = Path.cwd().glob("web.key.*.new")
+    key = client_key(left, {})
+    assert key is not None
+    assert key.public in {each.public for each in listed().keys}
+    assert f"Input/output error (the list has the new key, and its only copy is in {left}" in said
+    assert Path("web.key").read_text() == old
+
+
+def test_a_key_is_durable_in_its_folder_before_the_list_has_it_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert main(["keys", "new", "web"]) == 0
+    folder, the_list = Path.cwd().name, synced.index("access.json.new")
+    assert folder in synced[:the_list]
+    assert folder in synced[the_list:]
+
+
+def test_of_a_key_that_was_printed_and_is_not_on_the_list_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["keys", "new", "web", "--out", "-"]) == 1
+    assert "the key that was printed is of no use" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
