@@ -229,6 +229,8 @@ class ShardOwner:
         """The stream has the message behind which `place` is. An older end that was put back has another one there, or none."""
         self._only_reads = False
         """At the end nothing is claimed."""
+        self._up_to: int | None = None
+        """Then it reads no further than needed to have this message."""
         self._gives_way = False
         """A claim was sent, and something else was there: from now on, another's claim is one to give way to."""
 
@@ -253,9 +255,10 @@ class ShardOwner:
         self.state = Ownership.REPLAYING
         return self._read()
 
-    def follow(self) -> list[Effect]:
-        """Reads up to what seems to be the end, which disturbs no owner: `CaughtUp`. The rest is for a claim to read."""
-        self._only_reads = True
+    def follow(self, up_to: int | None = None) -> list[Effect]:
+        """Reads up to that message, or to what seems to be the end, which disturbs no owner: `CaughtUp`. The rest is for a claim
+        to read."""
+        self._only_reads, self._up_to = True, up_to
         return self.claim()
 
     def append(self, record: bytes) -> list[Effect]:
@@ -320,12 +323,13 @@ class ShardOwner:
                 effects.append(Apply(self.place.position, record, self.place))
             elif self._gives_way and self.place.epoch != epoch:
                 return effects + self._stop(ShutOut(self.place.epoch, undone=True))
-        if event.messages:
+        has_all = self._only_reads and self._up_to is not None and self.place.sequence >= self._up_to
+        if event.messages and not has_all:
             return effects + self._read()
         return effects + (self._end_reading() if self._only_reads else self._send_claim())
 
     def _end_reading(self) -> list[Effect]:
-        self.state, self._only_reads = Ownership.NONE, False
+        self.state, self._only_reads, self._up_to = Ownership.NONE, False, None
         return [CaughtUp(self.record_place)]
 
     def _found(self, event: MessagesRead) -> list[Effect]:

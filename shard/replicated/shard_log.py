@@ -33,6 +33,7 @@ from tidegate.shard.replicated.owner import (
     ShardOwner,
     ShutOut,
     StopDamaged,
+    StreamSeen,
     Wait,
     WaitOver,
 )
@@ -42,6 +43,10 @@ from tidegate.shard.store.interface import ShardLeftBehind
 
 PAUSE_S = 0.02
 PAUSE_S_MAX = 1.0
+NEAR_MESSAGES = 64
+"""So few that follow are left to whoever claims the shard."""
+ROUNDS_MAX = 8
+"""So often what an owner has appended meanwhile is read as well; each time less, unless it appends faster than that is read."""
 
 logger = logging.getLogger("tidegate")
 Applied = Callable[[Apply], object]
@@ -98,7 +103,20 @@ class ShardLog:
     async def follow(self, applied: Applied, patience_s: float = math.inf) -> StreamPlace:
         """Until everything was given to `applied` that seems to be there; behind it another claim may go on. No owner is
         disturbed. Raises as `claim` does."""
-        effect = await self._settle(self.owner.follow(), applied, patience_s)
+        return await self._follow(None, applied, patience_s)
+
+    async def follow_owner(self, applied: Applied, patience_s: float = math.inf) -> StreamPlace:
+        """As `follow`, beside an owner who may append without pause, and faster than this reads: until little is left."""
+        for _ in range(ROUNDS_MAX):
+            seen = await self.stream.look()
+            place = await self._follow(seen.last if isinstance(seen, StreamSeen) else None, applied, patience_s)
+            newest = await self.stream.look()
+            if not isinstance(newest, StreamSeen) or newest.last - place.sequence < NEAR_MESSAGES:
+                break
+        return place
+
+    async def _follow(self, up_to: int | None, applied: Applied, patience_s: float) -> StreamPlace:
+        effect = await self._settle(self.owner.follow(up_to), applied, patience_s)
         assert isinstance(effect, CaughtUp)
         return effect.place
 

@@ -113,7 +113,8 @@ class WorkerLog(WithoutSegments):
             raise
         except OperatorError as error:
             return ShardUnreachable(shard, error.operation, error.place, error.problem)
-        return reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied)))
+        has_owner = reading is self._ahead
+        return reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied, has_owner=has_owner)))
 
     def give(self, shard: int) -> None:
         """It is not this process's any longer: whoever claims it next disturbs nobody. No record of it may be under way."""
@@ -262,9 +263,12 @@ class WorkerLog(WithoutSegments):
 
     # On the thread that reads
 
-    async def _follow(self, client: Client, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes:
+    async def _follow(
+        self, client: Client, shard: int, mark: bytes, applied: Callable[[int, bytes], object], *, has_owner: bool
+    ) -> bytes:
         log = await self._log_of(client, shard, mark)
-        return encode_mark(await log.follow(lambda effect: applied(shard, effect.record), CLAIM_S))
+        follow = log.follow_owner if has_owner else log.follow
+        return encode_mark(await follow(lambda effect: applied(shard, effect.record), CLAIM_S))
 
     async def _end(self) -> None:
         if self._client is not None:

@@ -223,6 +223,25 @@ def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsSe
         reader.close()
 
 
+def test_an_owner_who_appends_whenever_it_is_read_is_not_followed_for_ever(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 1)
+    owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
+    seqs = count(2)
+    try:
+        assert owner.claim({0: b""}, lambda *told: None) == {}
+        owner.append(record([0], 1))
+        reader.claim({}, lambda *told: None)
+        mark = reader.follow(0, b"", lambda *told: owner.append(record([0], next(seqs))))
+        assert isinstance(mark, bytes)
+        told: list[bytes] = []
+        assert reader.take(0, mark, lambda shard, data: told.append(data)) is None
+        assert told, "what came last is left for the claim"
+    finally:
+        owner.close()
+        reader.close()
+
+
 def test_a_shard_that_was_lost_is_taken_while_what_another_lacks_is_read_and_comes_to_no_end(servers: NatsServers) -> None:
     name = f"test-{next(_numbers)}"
     find_or_found(servers.urls, name, 2)

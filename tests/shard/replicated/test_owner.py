@@ -134,6 +134,22 @@ def test_whoever_only_reads_disturbs_no_owner_and_another_claim_goes_on_from_the
     assert other.state is Ownership.OWNING
 
 
+def test_an_owner_who_appends_without_pause_is_not_followed_for_ever() -> None:
+    stream = Stream()
+    owner = owner_of(stream)
+    reader = ShardOwner(SHARD, BOB, 1 << 20)
+    for up_to in (len(stream.messages), len(stream.messages) + 5):
+        effects = reader.follow(up_to)
+        for _ in range(20):
+            if isinstance(effects[-1], CaughtUp):
+                break
+            assert isinstance(effects[-1], Read)
+            stream.settle(owner, owner.append(b"more"))
+            effects = reader.handle(stream.read(effects[-1]))
+        assert effects[-1] == CaughtUp(reader.record_place)
+        assert up_to <= reader.record_place.sequence <= up_to + 2
+
+
 def test_whoever_reads_up_to_pieces_of_a_record_goes_on_before_them() -> None:
     stream = Stream()
     owner = owner_of(stream)
