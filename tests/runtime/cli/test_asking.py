@@ -19,7 +19,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, addresses: int) -> None:
         self.now = 0.0
         self.connected: list[str] = []
-        found = [f"tcp://10.0.0.{number}:7" for number in range(addresses)]
+        found = [f"tcp://127.0.0.{number + 1}:7" for number in range(addresses)]
 
         def look_up(_: str, within_s: float) -> list[str]:
             self.now += within_s / 2
