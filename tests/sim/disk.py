@@ -200,6 +200,8 @@ class SimPath:
 class SimLog:
     """Stands in for `CommitLog`. It starts empty, as that one does."""
 
+    is_written_at_once = True
+
     def __init__(self, disk: Disk, start: int, worker: int, loop: Any) -> None:
         self.name = (start, worker)
         self._disk = disk
