@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.limits import SPACE_RESERVE_BYTES
+from tidegate.runtime.limits import SEGMENT_BYTES, SPACE_RESERVE_BYTES
 from tidegate.runtime.shipping import Shipping
 from tidegate.shard.log.commit_log import (
     KEPT,
@@ -389,9 +389,9 @@ class WorkerStore:
         """Of the disk, when it was looked the last time."""
         self._looking: Future[None] = Future()
         self._looking.set_result(None)
-        self._failures = 0
         """To prepare a segment, one after another."""
-        self._prepare_at_s = 0.0
+        self._failures, self._prepare_at_s = 0, 0.0
+        self._without_segment: OperatorError | None = None
         self.read_only: OperatorError | None = None
         """Why nothing can be written: there was no room to start. Reads are served; see `wait_for_room`."""
         self._probe: Path | None = None
@@ -582,6 +582,12 @@ class WorkerStore:
         """Estimate of the memory that holds what the states have not got yet."""
         return sum(store.memtable_bytes for store in self.shards.values())
 
+    @property
+    def disk_is_full(self) -> OperatorError | None:
+        """Why the log gets no further segment, while the disk has no room for one, as of the time before. What is written goes
+        on in those that it has."""
+        return self._without_segment if self._free_bytes < SEGMENT_BYTES else None
+
     def space(self) -> SpaceStatistics:
         """What it takes of the disk, and what is left there, as of the time before."""
         sizes = {state.shard: state.sizes for state in self._states if self._are_files and state.is_open}
@@ -738,9 +744,9 @@ class WorkerStore:
         self._preparing = None
         error = None if future.cancelled() else future.exception()
         if error is None:
-            self._failures = 0
+            self._failures, self._without_segment = 0, None
         elif isinstance(error, OperatorError):
-            self._failures += 1
+            self._failures, self._without_segment = self._failures + 1, error
             self._prepare_at_s = future.get_loop().time() + retry_delay_s(self._failures)
             self._trouble(CheckpointTrouble(error, self.log.is_broken))
         else:

@@ -517,6 +517,9 @@ class Worker:
         elif (error := self.store.checkpointer.without_room) is not None:
             what = f"there is no room for what is written, only for deletes: {error.problem}"
             found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
+        elif (error := self.store.disk_is_full) is not None:
+            what = f"the disk is full, and what is written has room in the log for the time being only: {error.problem}"
+            found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
         for shard, error in self._committer.without_room.items():
             if shard in self.store.stopped:
                 continue

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -33,7 +35,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     TopologyChanged,
     WorkerSpec,
 )
-from tidegate.shard.log.commit_log import LogFull
+from tidegate.shard.log.commit_log import CommitLog, LogFull, LogWithoutRoom
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged
@@ -308,6 +310,31 @@ async def test_a_worker_starts_again_by_itself_once_the_disk_has_recovered_that_
             assert await one.ended == (1, 0)
     async with service(tmp_path, 1) as (one,):
         assert [await one.ask(names[shard], "get") for shard in (0, 1, 2, 3)] == [2, 2, 1, 2]
+
+
+async def test_a_full_disk_is_a_problem_while_writes_have_room_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise LogWithoutRoom("prepare segment in", "log", "No space left on device", "free at least 8 MiB")
+
+    monkeypatch.setattr(CommitLog, "needs_segment", True)
+    monkeypatch.setattr(CommitLog, "prepare_segment", fails)
+    free = [0]
+    real = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free[0], f_frsize=real(path).f_frsize))
+    async with service(tmp_path, 1) as (one,):
+
+        def problems() -> list[str]:
+            one.worker.on_control(Ping(7))
+            return [problem.what for problem in one.control[-1].statistics["problems"]]  # type: ignore[union-attr]
+
+        await one.ask("a", "put", 1)
+        await wait_until_in_loop(problems, "the problem")
+        assert problems() == [
+            "the disk is full, and what is written has room in the log for the time being only: No space left on device"
+        ]
+        await one.ask("a", "put", 2)
+        free[0] = 1 << 30
+        await wait_until_in_loop(lambda: not problems(), "room")
 
 
 async def test_damage_that_is_found_while_serving_stops_its_shard_and_what_the_others_write_is_kept(tmp_path: Path) -> None:
