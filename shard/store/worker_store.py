@@ -389,8 +389,8 @@ class WorkerStore:
         """Of the disk, when it was looked the last time."""
         self._looking: Future[None] = Future()
         self._looking.set_result(None)
-        """To prepare a segment, one after another."""
         self._failures, self._prepare_at_s = 0, 0.0
+        """To prepare a segment, one after another; and when it is tried again."""
         self._without_segment: OperatorError | None = None
         self.read_only: OperatorError | None = None
         """Why nothing can be written: there was no room to start. Reads are served; see `wait_for_room`."""
