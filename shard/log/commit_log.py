@@ -212,7 +212,8 @@ class CommitLog:
         self._keep_to = 0
         """Segments up to this number are kept instead of recycled."""
         self._segment_bytes = segment_bytes
-        self._next_bytes = self._bytes_min = min(segment_bytes_first, segment_bytes)
+        self.next_bytes = self._bytes_min = min(segment_bytes_first, segment_bytes)
+        """So large the next segment is to be."""
         self._segments_max = segments_max
         self._random_bytes = random_bytes
         self._appending = threading.Lock()  # Whoever writes into the active segment, or leaves it, holds it until that is synced.
@@ -356,7 +357,7 @@ class CommitLog:
         """Makes one more segment ready, unless there is one. Raises `LogFull` when there is no room for it."""
         with self._files:
             if small:
-                self._next_bytes = self._bytes_min
+                self.next_bytes = self._bytes_min
             if not self._prepared and self._broken is None:
                 self._prepare(0)
 
@@ -366,8 +367,8 @@ class CommitLog:
                 "append to log", self._directory, f"all {self._segments_max} segments hold records not yet checkpointed",
                 "wait for the checkpoint; if this lasts, the disk is too slow or the checkpoint fails",
             )  # fmt: skip
-        if size_min > self._next_bytes:
-            self._next_bytes = self._segment_bytes
+        if size_min > self.next_bytes:
+            self.next_bytes = self._segment_bytes
         if not self.may_grow:
             raise self._without_room("prepare segment in", self._directory, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         while True:
@@ -377,9 +378,9 @@ class CommitLog:
             except OSError as error:
                 if error.errno not in _NO_SPACE:
                     raise self._broke("prepare segment in", self._directory, error) from error
-                if self._next_bytes // 2 < max(size_min, self._bytes_min):  # A smaller one may find room.
+                if self.next_bytes // 2 < max(size_min, self._bytes_min):  # A smaller one may find room.
                     raise self._without_room("prepare segment in", self._directory, error) from error
-                self._next_bytes //= 2
+                self.next_bytes //= 2
 
     def _create_first_segment(self) -> tuple[_Segment, int]:
         """And where its first frame stands."""
@@ -396,7 +397,7 @@ class CommitLog:
 
     def _create_segment(self) -> _Segment:
         """A new file of zeros, durable in content and name."""
-        size, number = self._next_bytes, self._next_number
+        size, number = self.next_bytes, self._next_number
         path = segment_path(self._directory, number)
         fd = above_standard(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         segment = _Segment(number, path, fd, size)
@@ -411,7 +412,7 @@ class CommitLog:
             path.unlink(missing_ok=True)
             raise
         self._next_number += 1
-        self._next_bytes = min(size * 2, self._segment_bytes)
+        self.next_bytes = min(size * 2, self._segment_bytes)
         return segment
 
     def keep(self) -> None:
@@ -424,7 +425,7 @@ class CommitLog:
         if not self._may_shrink(position):
             return
         with self._files:
-            self._next_bytes = self._bytes_min
+            self.next_bytes = self._bytes_min
             self._prepare(0)  # Behind those that are there.
         with self._appending:
             if not self._may_shrink(position):
@@ -501,7 +502,7 @@ class CommitLog:
         )  # fmt: skip
 
     def _without_room(self, operation: str, place: Path, error: OSError) -> LogWithoutRoom:
-        hint = f"free at least {self._next_bytes >> 20} MiB on this file system; appends are tried again"
+        hint = f"free at least {self.next_bytes >> 20} MiB on this file system; appends are tried again"
         return LogWithoutRoom(operation, place, error.strerror or str(error), hint)
 
     def _cannot(self, operation: str, place: Path, error: OSError) -> OperatorError:
@@ -557,6 +558,7 @@ class WithoutSegments:
     """An append may always wait."""
     needs_segment = False
     may_grow = True
+    next_bytes = 0
     segments_used, segments_max = 1, 2
 
     def write(self, record: bytes) -> int | None:

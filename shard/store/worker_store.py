@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.limits import SEGMENT_BYTES, SPACE_RESERVE_BYTES
+from tidegate.runtime.limits import SPACE_RESERVE_BYTES
 from tidegate.runtime.shipping import Shipping
 from tidegate.shard.log.commit_log import (
     KEPT,
@@ -88,6 +88,7 @@ class SharedLog(Protocol):
     may_grow: bool
     segments_used: int
     segments_max: int
+    next_bytes: int
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> Mapping[int, ShardDamaged]:
         """Blocks until the shards are this process's. `marks`: by shard, how far its state has got, as `mark` said it; what
@@ -586,7 +587,7 @@ class WorkerStore:
     def disk_is_full(self) -> OperatorError | None:
         """Why the log gets no further segment, while the disk has no room for one, as of the time before. What is written goes
         on in those that it has."""
-        return self._without_segment if self._free_bytes < SEGMENT_BYTES else None
+        return self._without_segment if self._free_bytes < self.log.next_bytes else None
 
     def space(self) -> SpaceStatistics:
         """What it takes of the disk, and what is left there, as of the time before."""
