@@ -26,7 +26,7 @@ pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode
 GOOD = pack([0, "Counter", "stranger", "current"])
 NEIGHBOUR_S_MAX = 2.0
-"""On a machine of two cores that all processes of the test share; alone it is a few ms."""
+"""On a machine of two cores that all processes of the test share; it is a few ms."""
 RSS_MIB_MAX = 350
 """Of the router and of each worker, at any moment."""
 

@@ -17,7 +17,9 @@ APP = str(Path(__file__).resolve().parents[2] / "benchmarks" / "overload_app.py"
 BUDGET_MIB = 512
 GIVEN_BACK_MIB = 200
 WORST_MS = 5_000
-"""On a machine that does much else; docs/reliability.md has the figures."""
+"""Of a neighbour's call; docs/reliability.md has the figures of a quiet machine."""
+
+pytestmark = pytest.mark.alone  # How long a neighbour waits says nothing where other tests take the cores.
 
 
 def overloaded(serve: Serve, scenario: str, **options: Any) -> dict[str, Any]:

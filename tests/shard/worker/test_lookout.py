@@ -121,6 +121,10 @@ class Busy(DurableObject):
     async def slow(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
 
+    async def slow_until_written(self, path: str) -> None:
+        while written_by_now(Path(path)) is None:
+            time.sleep(0.01)  # noqa: ASYNC251
+
 
 def written_by_now(path: Path) -> Running | None:
     copy = path.with_suffix(".copy")
@@ -278,8 +282,8 @@ async def test_a_fault_of_the_lookouts_own_is_told_once_and_it_goes_on(tmp_path:
 
 async def test_who_holds_up_the_loop_is_written_down_while_it_does(tmp_path: Path) -> None:
     watched = Watched(loop_frame(), tmp_path, limit_s=math.inf)
-    await watched.world.ask(Busy, "a", "slow", 0.8)
-    assert written_by_now(watched.path) == Running("Busy", "a", "slow")
+    await watched.world.ask(Busy, "a", "slow_until_written", str(watched.path))
+    assert written_by_now(watched.path) == Running("Busy", "a", "slow_until_written")
     while written_by_now(watched.path) is not None:
         await asyncio.sleep(0.01)
     watched.lookout.close()
