@@ -24,8 +24,8 @@ import msgspec
 import tidegate
 from tidegate.benchmarks.processes import scratch_folder
 from tidegate.runtime.addresses import free_port
+from tidegate.runtime.data.directory import open_directory
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
-from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.offline.check import state_path
 from tidegate.shard.store.state.data_file import META_KEY, pack_meta, write_rows

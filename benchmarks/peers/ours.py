@@ -20,7 +20,7 @@ from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Generator, Load, Plan, Route, Sync
 from tidegate.benchmarks.processes import START_S_MAX, cores, log_tail, start_module, stop, wait
 from tidegate.runtime.addresses import free_port
-from tidegate.runtime.supervisor.access_file import change_access, with_key
+from tidegate.runtime.data.access_file import change_access, with_key
 from tidegate.runtime.supervisor.config import ACCESS_NAME
 from tidegate.runtime.wire.access import AccessKey, ClientKey, Rights
 from tidegate.runtime.wire.slots import topology_from_reply

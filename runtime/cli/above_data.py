@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tidegate.runtime.cli.as_owner import DataOwner, may_change
-from tidegate.runtime.supervisor.folder_above import FolderAbove
+from tidegate.runtime.data.folder_above import FolderAbove
 
 
 def above_of_root(owner: DataOwner, data: Path) -> dict[str, FolderAbove]:

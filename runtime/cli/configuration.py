@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.data.directory import is_text
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.options.option import Option
 from tidegate.runtime.options.reading import Mistake, Mistakes, SetBy, file_key
 from tidegate.runtime.options.settings import SECTION
 from tidegate.runtime.supervisor.config import APP_VARIABLES, DATA_DEFAULT, OPTIONS, Configuration, Sources, put_together
-from tidegate.runtime.supervisor.directory import is_text
 from tidegate.runtime.wire.settings_question import SettingsAnswer, SettingsQuestion
 from tidegate.runtime.wire.supervisor_messages import split_app
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tidegate.runtime.data.backup_notes import NAME as NOTES_NAME
+from tidegate.runtime.data.backup_notes import read_notes
+from tidegate.runtime.data.backups import BackupNote
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import kept_bytes, why_given_up
-from tidegate.runtime.supervisor.backup_notes import NAME as NOTES_NAME
-from tidegate.runtime.supervisor.backup_notes import read_notes
-from tidegate.runtime.supervisor.backups import BackupNote
 from tidegate.shard.backup.backup import kept_lineages
 from tidegate.shard.backup.places import open_depot
 from tidegate.shard.backup.reading import Lineage, Manifests, read_lineages

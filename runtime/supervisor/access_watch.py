@@ -11,8 +11,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from tidegate.runtime.data.access_file import AccessList, read_access
 from tidegate.runtime.errors import OperatorError, one_line
-from tidegate.runtime.supervisor.access_file import AccessList, read_access
 from tidegate.runtime.wire.access import AccessKey
 from tidegate.runtime.wire.commands import ConfigChange
 from tidegate.runtime.wire.supervisor_messages import Access

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.supervisor.audit import CommandGiver
+from tidegate.runtime.data.audit import CommandGiver
 from tidegate.runtime.wire.commands import COMMAND_BYTES_MAX, Command, Ended, Said, ShownConfig, Status, decode_command, encode
 from tidegate.runtime.wire.supervisor_messages import Failed
 

@@ -13,8 +13,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+from tidegate.runtime.data.backups import Backups
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.backups import Backups
 from tidegate.runtime.supervisor.elsewhere import Elsewhere
 from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.replacement import Replacements

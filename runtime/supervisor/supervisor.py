@@ -25,6 +25,10 @@ from typing import Any, TypedDict
 import msgspec
 
 from tidegate.runtime.child.witness import take_testimony
+from tidegate.runtime.data.audit import AuditLog, CommandGiver
+from tidegate.runtime.data.backup_notes import NAME as BACKUPS_NAME
+from tidegate.runtime.data.backup_notes import read_notes
+from tidegate.runtime.data.directory import DataDirectory, RunDirectory
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.ending import run
 from tidegate.runtime.errors import Unavailable, one_line
@@ -34,14 +38,10 @@ from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.access_watch import LOOK_S, AccessWatch
-from tidegate.runtime.supervisor.audit import AuditLog, CommandGiver
-from tidegate.runtime.supervisor.backup_notes import NAME as BACKUPS_NAME
-from tidegate.runtime.supervisor.backup_notes import read_notes
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
-from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.http_door import HttpDoor

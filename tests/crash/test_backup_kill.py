@@ -15,7 +15,7 @@ import pytest
 from tests.crash.disk import Disk, MakeDisk
 from tests.support.data_directory import SHARDS, name_of, rows_of_object, shard_of
 from tests.support.service import FULL
-from tidegate.runtime.supervisor.directory import describe_directory, open_directory
+from tidegate.runtime.data.directory import describe_directory, open_directory
 from tidegate.shard.offline.check import Check, ReadState, state_path
 from tidegate.shard.offline.rows import OWN_FIRST
 from tidegate.shard.store.interface import NAMES_KEY

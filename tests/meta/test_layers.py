@@ -59,7 +59,8 @@ ARROWS: dict[str, set[str]] = {
     "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
     "runtime/metrics": LEAVES | {"runtime/wire"},
     "runtime/cluster": LEAVES | {"runtime/wire", "shard/replicated", "shard/store/snapshots"},
-    "runtime/supervisor": SERVING | {"runtime/metrics", "runtime/lint"},
+    "runtime/data": LEAVES | {"runtime/wire"},
+    "runtime/supervisor": SERVING | {"runtime/data", "runtime/metrics", "runtime/lint"},
     "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/sockets", "runtime/chaos/verdict"},
@@ -69,12 +70,12 @@ ARROWS: dict[str, set[str]] = {
     | {"runtime/cluster", "shard/replicated"},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
-    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
+    | {"runtime/client", "runtime/data", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
     | {"runtime/cluster", "shard/replicated", "shard/store/snapshots", "shard/migration"}
     | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
-    "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
-    "runtime/console": SERVING | {"runtime/client", "runtime/supervisor", "runtime/cli", "shard/backup"},
+    "runtime/cli": SERVING | {"runtime/client", "runtime/data", "runtime/supervisor"},
+    "runtime/console": SERVING | {"runtime/client", "runtime/data", "runtime/supervisor", "runtime/cli", "shard/backup"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
     "router": SERVING,
     "shard/neutral": set(),
@@ -138,8 +139,8 @@ RULES = {
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/options": "*",
+    "runtime/data": {"backups"},
     "runtime/supervisor": {
-        "backups",
         "edits",
         "host_shards",
         "placement",

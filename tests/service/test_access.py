@@ -17,7 +17,7 @@ from tests.support.service import Service, services_in
 from tests.support.waiting import wait_until
 from tidegate import CallError, SyncClient, Unauthorized, Unavailable, connect_sync
 from tidegate.runtime.cli.cli import main
-from tidegate.runtime.supervisor.access_file import read_access
+from tidegate.runtime.data.access_file import read_access
 
 CLOSED = r"closed \d+ connection\(s\) in the greeting"
 REFUSED = r"access: refused"

@@ -24,8 +24,8 @@ from tests.support.waiting import wait_until
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.cli import _parser
 from tidegate.runtime.cli.commands import backup
-from tidegate.runtime.supervisor.backup_notes import read_notes
-from tidegate.runtime.supervisor.directory import open_directory
+from tidegate.runtime.data.backup_notes import read_notes
+from tidegate.runtime.data.directory import open_directory
 from tidegate.shard.offline.check import state_path
 from tidegate.shard.store.state.lmdb_state import LmdbState
 

@@ -24,8 +24,8 @@ from tests.support.service import ROOT, Serve, exchange
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.cluster.nats_servers import NatsServers
+from tidegate.runtime.data.directory import open_directory
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.migration import claimed, commits, into_cluster, out_of_cluster
 from tidegate.shard.migration.commits import Sum

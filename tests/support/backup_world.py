@@ -13,9 +13,9 @@ import pytest
 
 import tidegate.shard.log.commit_log as log_module
 import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
+from tidegate.runtime.data.directory import DataDirectory, open_directory
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key, shard_of_slot, slot_of
-from tidegate.runtime.supervisor.directory import DataDirectory, open_directory
-from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
 from tidegate.shard.backup.depot import Depot, FolderDepot
 from tidegate.shard.backup.reading import read_lineages

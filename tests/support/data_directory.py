@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tidegate.runtime.data.directory import open_directory
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
-from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.core.alarms import Alarm, Header, encode_header, index_changes
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit

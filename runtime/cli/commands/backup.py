@@ -25,10 +25,10 @@ from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.cli.roots_part import Part
 from tidegate.runtime.cli.version import version
+from tidegate.runtime.data.backup_notes import NAME, forget_place, note_failure, note_success
+from tidegate.runtime.data.directory import describe_directory, is_text
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.backup_notes import NAME, forget_place, note_failure, note_success
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
-from tidegate.runtime.supervisor.directory import describe_directory, is_text
 from tidegate.shard.backup.backup import Backup, BackupReport, BackupUnderWay, Source, Throttle, keep_no_log_for
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.places import open_depot, place_of

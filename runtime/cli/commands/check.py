@@ -13,8 +13,8 @@ from typing import Any
 from tidegate.runtime.cli.arguments import a_path, add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.data.directory import open_idle_directory
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
-from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.check import Check, Counts, Finding
 
 _EPILOG = """Looks at every page, row and log record, at headers and alarms. Changes nothing. The service must be stopped.

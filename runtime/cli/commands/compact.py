@@ -12,8 +12,8 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes
+from tidegate.runtime.data.directory import open_idle_directory
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.compact import compact_all
 
 _EPILOG = """A service does this by itself for files that are mostly free. It must be stopped; a damaged shard is refused.

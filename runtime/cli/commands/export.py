@@ -17,8 +17,8 @@ from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail
 from tidegate.runtime.cli.exporting import PAGE, records_of
 from tidegate.runtime.cli.local import service_of
 from tidegate.runtime.cli.out_file import OutFile, cannot_write, file_of_root
+from tidegate.runtime.data.directory import open_idle_directory
 from tidegate.runtime.errors import CallError, OperatorError, one_line
-from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.runtime.wire.object_records import FORMS, BrokenOff, Form, ObjectEnd, Record, encoder
 from tidegate.runtime.wire.wishes import ListNames
 from tidegate.shard.offline.export import exported

@@ -21,8 +21,7 @@ from tidegate.runtime.cli.local import tell_supervisors
 from tidegate.runtime.cli.out_file import OutFile, cannot_write, file_of_root
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.client.access import key_text
-from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.access_file import (
+from tidegate.runtime.data.access_file import (
     AccessList,
     change_access,
     end,
@@ -33,6 +32,7 @@ from tidegate.runtime.supervisor.access_file import (
     with_key,
     with_new_secret,
 )
+from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.config import ACCESS_NAME, DATA_DEFAULT
 from tidegate.runtime.wire.access import AccessKey, ClientKey, Rights
 from tidegate.runtime.wire.commands import Command

@@ -17,10 +17,10 @@ from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.commands.cluster import check_nats, cluster_named
 from tidegate.runtime.cli.exits import EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.data.directory import open_idle_directory
+from tidegate.runtime.data.folder_above import FolderAbove
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.directory import open_idle_directory
-from tidegate.runtime.supervisor.folder_above import FolderAbove
-from tidegate.runtime.supervisor.successor import Successor
 
 if TYPE_CHECKING:  # Loaded where it is needed, since it needs NATS.
     from typing import Any

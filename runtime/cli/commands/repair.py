@@ -14,9 +14,9 @@ from tidegate.runtime.cli.arguments import add_command, read_as
 from tidegate.runtime.cli.commands.check import add_data
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural
+from tidegate.runtime.data.directory import open_idle_directory
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
-from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.repair import Repair, missing_in_logs, salvage_of, take_from_logs
 
 _EPILOG = """Says what would be saved and what is lost, by name as far as that can be read. Changes nothing without --yes;

@@ -13,9 +13,9 @@ from tidegate.runtime.cli.arguments import add_command, read_as
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural
+from tidegate.runtime.data.directory import describe_directory
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.limits import SHARDS_MAX
-from tidegate.runtime.supervisor.directory import describe_directory
-from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.offline.reshard import reshard
 
 _EPILOG = """A shard is what a worker can be given: with fewer shards than cores some have nothing to do. N is a power of two.

@@ -21,9 +21,9 @@ from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.cli.roots_part import Part
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.errors import CallError, one_line
 from tidegate.runtime.ids import ObjectId, check_object_id
-from tidegate.runtime.supervisor.successor import Successor
 from tidegate.runtime.wire.object_records import Record, whole_objects
 from tidegate.shard.backup.one_object import read_object
 from tidegate.shard.backup.places import open_depot, place_of

@@ -30,17 +30,17 @@ from tidegate.runtime.cli.configuration import (
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.cli.version import version
+from tidegate.runtime.data.access_file import is_open_to_others, read_access
+from tidegate.runtime.data.directory import DataDirectory, open_directory, open_run_directory
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.options.option import Option
 from tidegate.runtime.sockets.port import Port, is_at, keep_port, open_port
-from tidegate.runtime.supervisor.access_file import is_open_to_others, read_access
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, ServiceConfig, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
-from tidegate.runtime.supervisor.directory import DataDirectory, open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.member import Join
 from tidegate.runtime.supervisor.notify import Notifier

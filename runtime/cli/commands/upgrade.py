@@ -10,7 +10,7 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import plural
-from tidegate.runtime.supervisor.directory import FORMAT, make_description, open_idle_directory
+from tidegate.runtime.data.directory import FORMAT, make_description, open_idle_directory
 from tidegate.shard.offline.upgrade import upgrade
 
 _EPILOG = """A service does this by itself when it starts; here it is done before, and said. A directory of a newer version

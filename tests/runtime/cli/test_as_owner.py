@@ -30,7 +30,7 @@ from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.cli import _parser
 from tidegate.runtime.cluster.nats_servers import NatsServers
-from tidegate.runtime.supervisor.access_file import read_access
+from tidegate.runtime.data.access_file import read_access
 
 ROOT = Path(__file__).resolve().parents[3]
 NOBODY = pwd.getpwnam("nobody")

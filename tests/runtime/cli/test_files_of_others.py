@@ -17,13 +17,13 @@ from tests.support.waiting import WITHIN_S
 from tidegate.runtime import shipping
 from tidegate.runtime.cli import roots_part
 from tidegate.runtime.cli.roots_part import serve
+from tidegate.runtime.data import access_file, audit_history, backup_notes
+from tidegate.runtime.data.access_file import read_access
+from tidegate.runtime.data.audit import AUDIT_NAME
+from tidegate.runtime.data.audit_history import edits_of
+from tidegate.runtime.data.backup_notes import read_notes
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP, why_given_up
-from tidegate.runtime.supervisor import access_file, audit_history, backup_notes
-from tidegate.runtime.supervisor.access_file import read_access
-from tidegate.runtime.supervisor.audit import AUDIT_NAME
-from tidegate.runtime.supervisor.audit_history import edits_of
-from tidegate.runtime.supervisor.backup_notes import read_notes
 from tidegate.shard.backup import backup, depot
 from tidegate.shard.backup.backup import kept_lineages
 from tidegate.shard.backup.depot import FolderDepot

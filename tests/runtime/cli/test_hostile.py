@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.cli.cli import main
-from tidegate.runtime.supervisor.directory import open_directory
+from tidegate.runtime.data.directory import open_directory
 
 LONG = "x" * 300
 """Longer than a name of a file may be."""

@@ -14,10 +14,10 @@ import pytest
 
 from tests.support.service import COUNTER
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.data import own_mount
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine
 from tidegate.runtime.install.plan import Keep, Places, Remove, Run, Write
-from tidegate.runtime.supervisor import own_mount
 
 SAY: Callable[[str], None] = print
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tidegate.runtime.supervisor.access_file import change_access, end, read_access, with_key
+from tidegate.runtime.data.access_file import change_access, end, read_access, with_key
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.wire.access import AccessKey, Rights
 

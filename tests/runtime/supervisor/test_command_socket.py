@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.runtime.data.audit import CommandGiver
 from tidegate.runtime.supervisor import command_socket
-from tidegate.runtime.supervisor.audit import CommandGiver
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_answer, encode
 

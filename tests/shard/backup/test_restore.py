@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.backup_world import SHARDS, STEP_MS, BackupWorld, Killed, MortalDepot, known_in, small
 from tests.support.service import FULL
+from tidegate.runtime.data.directory import describe_directory, open_directory
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.directory import describe_directory, open_directory
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.reading import read_lineages
 from tidegate.shard.backup.restore import shown, span_of, times_of

@@ -22,9 +22,9 @@ from tests.support.data_directory import (
     shard_of,
     state_file,
 )
+from tidegate.runtime.data.directory import open_directory
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
-from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.offline.check import Check

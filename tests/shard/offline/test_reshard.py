@@ -11,10 +11,10 @@ import pytest
 from tests.support.backup_world import SHARDS, BackupWorld, Known, known_in, small
 from tests.support.damage import flip_bit, places_of_rows, write_format_1
 from tests.support.data_directory import make_data_directory, state_file
+from tidegate.runtime.data.directory import open_directory
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
-from tidegate.runtime.supervisor.directory import open_directory
-from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.core.alarms import (
     ABANDONED_KEY,

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.damage import write_format_1
 from tests.support.data_directory import make_data_directory, state_file
+from tidegate.runtime.data.directory import FORMAT, describe_directory, open_directory
 from tidegate.runtime.ids import object_key
-from tidegate.runtime.supervisor.directory import FORMAT, describe_directory, open_directory
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.offline.check import Check, ReadState, state_path
 

@@ -15,9 +15,9 @@ from tidegate.runtime.cli.commands.objects.terms import VALUE_WIDTH, add_audit
 from tidegate.runtime.cli.local import ask_supervisor
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.cli.wishing import add_wish, as_text, carry_out, stored, target_of, tell
+from tidegate.runtime.data.audit import AUDIT_NAME
+from tidegate.runtime.data.audit_history import Edit, Value, edits_of
 from tidegate.runtime.errors import BadRequest, OperatorError, one_line
-from tidegate.runtime.supervisor.audit import AUDIT_NAME
-from tidegate.runtime.supervisor.audit_history import Edit, Value, edits_of
 from tidegate.runtime.wire.wishes import Condition, Delete, Put
 
 _HISTORY_EPILOG = """By these commands and the console, the newest first, as far back as the audit log goes (audit.jsonl in the

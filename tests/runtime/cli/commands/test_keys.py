@@ -14,7 +14,7 @@ import pytest
 
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.client.access import client_key
-from tidegate.runtime.supervisor.access_file import AccessList, read_access
+from tidegate.runtime.data.access_file import AccessList, read_access
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tidegate.runtime.supervisor import audit
-from tidegate.runtime.supervisor.audit import AUDIT_NAME, AuditLog, CommandGiver
+from tidegate.runtime.data import audit
+from tidegate.runtime.data.audit import AUDIT_NAME, AuditLog, CommandGiver
 from tidegate.runtime.wire.commands import Command
 from tidegate.runtime.wire.plain_json import pack
 from tidegate.runtime.wire.wishes import CallMethod, Delete, LoadMany, LoadOne, Put

@@ -15,11 +15,11 @@ import os
 import shutil
 from pathlib import Path
 
+from tidegate.runtime.data.directory import describe_directory, lock_directory, make_description
+from tidegate.runtime.data.folder_above import FolderAbove
+from tidegate.runtime.data.own_mount import check_movable, content, is_interrupted, is_ours, sync
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP
-from tidegate.runtime.supervisor.directory import describe_directory, lock_directory, make_description
-from tidegate.runtime.supervisor.folder_above import FolderAbove
-from tidegate.runtime.supervisor.own_mount import check_movable, content, is_interrupted, is_ours, sync
 
 _OF_ONE_DIRECTORY = frozenset({"tidegate.json", "lock", GIVEN_UP})
 """Files that the next one must not have of the one before."""

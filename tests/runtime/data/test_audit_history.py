@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from tidegate.runtime.data import audit, audit_history
+from tidegate.runtime.data.audit import AUDIT_FILES_MAX, AUDIT_NAME, OLD_VALUE_BYTES_MAX, AuditLog, CommandGiver
+from tidegate.runtime.data.audit_history import Edit, edits_of
 from tidegate.runtime.regular import open_regular
-from tidegate.runtime.supervisor import audit, audit_history
-from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME, OLD_VALUE_BYTES_MAX, AuditLog, CommandGiver
-from tidegate.runtime.supervisor.audit_history import Edit, edits_of
 from tidegate.runtime.wire.commands import AuditedValues, Command
 from tidegate.runtime.wire.plain_json import pack
 from tidegate.runtime.wire.wishes import Delete, LoadMany, LoadOne, Put

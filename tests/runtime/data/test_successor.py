@@ -1,4 +1,4 @@
-"""runtime/supervisor/successor.py: a directory that takes the place of another in one step."""
+"""runtime/data/successor.py: a directory that takes the place of another in one step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.runtime.data import folder_above as module
+from tidegate.runtime.data import own_mount
+from tidegate.runtime.data.directory import describe_directory, open_directory
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor import folder_above as module
-from tidegate.runtime.supervisor import own_mount
-from tidegate.runtime.supervisor.directory import describe_directory, open_directory
-from tidegate.runtime.supervisor.successor import Successor
 
 
 def test_where_there_is_nothing_it_takes_the_place_and_is_a_data_directory(tmp_path: Path) -> None:

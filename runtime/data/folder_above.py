@@ -14,8 +14,8 @@ import secrets
 import time
 from pathlib import Path
 
-from tidegate.runtime.supervisor import own_mount
-from tidegate.runtime.supervisor.own_mount import BEFORE, BEING_MADE, is_mount_point, sync
+from tidegate.runtime.data import own_mount
+from tidegate.runtime.data.own_mount import BEFORE, BEING_MADE, is_mount_point, sync
 
 _AT_FDCWD = -100
 _EXCHANGE = 2

@@ -1,4 +1,4 @@
-"""runtime/supervisor/backup_notes.py: how backups went, all of it or as it was before."""
+"""runtime/data/backup_notes.py: how backups went, all of it or as it was before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.supervisor.backup_notes import (
+from tidegate.runtime.data.backup_notes import (
     ERROR_CHARACTERS_MAX,
     NAME,
     forget_place,
@@ -18,7 +18,7 @@ from tidegate.runtime.supervisor.backup_notes import (
     note_success,
     read_notes,
 )
-from tidegate.runtime.supervisor.backups import BackupNote
+from tidegate.runtime.data.backups import BackupNote
 
 
 def test_of_each_place_the_last_one_and_the_newest_that_succeeded_are_known(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.access_file import (
+from tidegate.runtime.data.access_file import (
     AccessList,
     change_access,
     end,
@@ -21,6 +20,7 @@ from tidegate.runtime.supervisor.access_file import (
     rotate,
     with_key,
 )
+from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.access import AccessKey, Rights
 
 

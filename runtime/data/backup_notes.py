@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from tidegate.runtime.data.backups import BackupNote
 from tidegate.runtime.regular import read_regular
-from tidegate.runtime.supervisor.backups import BackupNote
 
 NAME = "backups.json"
 ERROR_CHARACTERS_MAX = 500

@@ -6,7 +6,7 @@ DATA/lock            locked while any process of a service that uses the directo
 DATA/log/…           commit logs, one folder for each process of a worker in each start
 DATA/shards/…        one LMDB environment for each shard
 DATA/shipping/…      segments of the log that the next backup will fetch, if the service makes backups (`shipping`)
-DATA/backups.json    how the last backup to each place went (`runtime/supervisor/backup_notes.py`)
+DATA/backups.json    how the last backup to each place went (`runtime/data/backup_notes.py`)
 
 Rule 1: what is written here has reached the disk, names included, before anything relies on it.
 Rule 2: a directory that this version does not understand is left exactly as it was.
@@ -30,10 +30,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from tidegate.runtime.data.own_mount import finish, is_interrupted, is_left
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.shipping import Shipping, remove_left
-from tidegate.runtime.supervisor.own_mount import finish, is_interrupted, is_left
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 2

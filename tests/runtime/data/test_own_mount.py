@@ -1,4 +1,4 @@
-"""runtime/supervisor/own_mount.py: another content of a data directory where a file system is mounted, interrupted anywhere."""
+"""runtime/data/own_mount.py: another content of a data directory where a file system is mounted, interrupted anywhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from tests.support.data_directory import make_data_directory
+from tidegate.runtime.data import folder_above, own_mount
+from tidegate.runtime.data.directory import describe_directory, open_directory, open_idle_directory
+from tidegate.runtime.data.own_mount import BEFORE, is_interrupted, is_mount_point
+from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor import folder_above, own_mount
-from tidegate.runtime.supervisor.directory import describe_directory, open_directory, open_idle_directory
-from tidegate.runtime.supervisor.own_mount import BEFORE, is_interrupted, is_mount_point
-from tidegate.runtime.supervisor.successor import Successor
 
 STEPS = ("mkdir", "rename", "rmdir", "unlink", "fsync")
 """Functions of `os` that change what is on the disk."""

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from tidegate.runtime.data.audit import AUDIT_FILES_MAX, AUDIT_NAME
 from tidegate.runtime.regular import open_regular
-from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME
 
 LINE_BYTES_MAX = 64 << 20
 """More than any command has, with the names of all its objects; what is longer is none of ours."""

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor import directory as directory_module
-from tidegate.runtime.supervisor.directory import (
+from tidegate.runtime.data import directory as directory_module
+from tidegate.runtime.data.directory import (
     RUN_PATH_BYTES_MAX,
     describe_directory,
     open_directory,
     open_idle_directory,
     open_run_directory,
 )
+from tidegate.runtime.errors import OperatorError
 
 
 def test_a_new_directory_is_private_and_described(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_start_waits_for_the_last_process_of_a_supervisor_that_died(tmp_path: 
     os.pwrite(data.lock_fd, f"{dead.pid}\n".encode(), 0)
     data.close()
     successor = subprocess.Popen(
-        [sys.executable, "-c", "from pathlib import Path; from tidegate.runtime.supervisor.directory import *;"
+        [sys.executable, "-c", "from pathlib import Path; from tidegate.runtime.data.directory import *;"
          " print(1, flush=True);"
          f" print(open_directory(Path({str(tmp_path / 'data')!r}), 8).start)"],
         stdout=subprocess.PIPE, text=True,

@@ -1,8 +1,8 @@
-"""runtime/supervisor/backups.py: what is wrong with the backups of a service."""
+"""runtime/data/backups.py: what is wrong with the backups of a service."""
 
 from __future__ import annotations
 
-from tidegate.runtime.supervisor.backups import BackupNote, Backups
+from tidegate.runtime.data.backups import BackupNote, Backups
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.supervision import Supervision
 
