@@ -6,7 +6,8 @@ DATA/lock            locked while any process of a service that uses the directo
 DATA/log/…           commit logs, one folder for each process of a worker in each start
 DATA/shards/…        one LMDB environment for each shard
 DATA/shipping/…      segments of the log that the next backup will fetch, if the service makes backups (`shipping`)
-DATA/backups.json    how the last backup to each place went (`runtime/data/backup_notes.py`)
+DATA/backups.json    how the last backup to each place went (`backup_notes`)
+DATA/audit.jsonl     what operators changed in objects (`audit`)
 
 Rule 1: what is written here has reached the disk, names included, before anything relies on it.
 Rule 2: a directory that this version does not understand is left exactly as it was.
@@ -14,39 +15,28 @@ Rule 2: a directory that this version does not understand is left exactly as it 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import hashlib
 import os
 import re
 import secrets
 import shutil
-import stat
-import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from tidegate.runtime.data.own_mount import finish, is_interrupted, is_left
+from tidegate.runtime.data.lock import take_lock
+from tidegate.runtime.data.own_mount import is_interrupted, is_left
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.shipping import Shipping, remove_left
-from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 2
 CACHE_FORMAT = 3
 """Of a directory that is a cache of the logs of a cluster: earlier versions would take it for all there is."""
 OLDEST_FORMAT = 1
 """Which this version can read. What it writes is of the newest format, and no older version reads that."""
-RUN_PATH_BYTES_MAX = 86
-"""Of the run directory: 108 bytes are what the kernel takes for a unix socket's path; the rest is for the socket's name."""
-_TEMPORARY_PREFIX = "tidegate-"
 _SECTOR_BYTES = 512
-LEFT_BEHIND_S_MAX = 10.0
-"""How long a start waits for the processes of a supervisor that died: they are dying too, perhaps in the middle of a sync."""
 
 _LOG_NAME = re.compile(r"(\d{8,})-\d{4,}(-\d{4,})?(-kept)?")
 _DELETED = "deleted-"
@@ -123,7 +113,7 @@ def open_directory(path: Path, shards_if_new: int, cluster: str = "") -> DataDir
         raise OperatorError("open data directory", path, "its path is not UTF-8", hint)
     try:
         _create(path)
-        lock_fd = _lock(path, "stop it first, or choose another with --data")
+        lock_fd = take_lock(path, "stop it first, or choose another with --data")
         try:
             return _begin_start(path, lock_fd, shards_if_new, cluster)
         except BaseException:
@@ -175,7 +165,7 @@ def lock_directory(path: Path) -> int:
     """The lock of one that is to be replaced, whatever state it is in; closing the descriptor gives it back. Raises OperatorError
     while a service uses it."""
     try:
-        return _lock(path, "stop it first")
+        return take_lock(path, "stop it first")
     except OSError as error:
         raise _cannot_open(path, error, "run it as the user who runs the service") from error
 
@@ -204,7 +194,7 @@ def open_idle_directory(path: Path) -> IdleDirectory:
         description = _read_description(path, _NAME_IT)
         if description is None:
             raise _not_ours(path)
-        return IdleDirectory(path, _lock(path, "stop it first"), description)
+        return IdleDirectory(path, take_lock(path, "stop it first"), description)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
     except OSError as error:
@@ -214,7 +204,7 @@ def open_idle_directory(path: Path) -> IdleDirectory:
 
 def _finish_if_interrupted(path: Path) -> None:
     if is_interrupted(path):
-        os.close(_lock(path, "wait until it has taken its place"))
+        os.close(take_lock(path, "wait until it has taken its place"))
 
 
 def is_text(path: str | Path) -> bool:
@@ -306,138 +296,6 @@ def _not_of(found: str, wanted: str) -> str:
 
 def _restore(path: Path) -> str:
     return f"restore a backup: `tidegate restore SOURCE --data {path} --yes`"
-
-
-# The lock
-
-
-def _lock(path: Path, hint: str) -> int:
-    """`hint`: what to do while a service uses it."""
-    lock_fd = _open_lock(path)
-    try:
-        _take_lock(path, lock_fd, hint)
-        finish(path)
-    except BaseException:
-        os.close(lock_fd)
-        raise
-    holder = f"{os.getpid()}\n".encode()
-    with contextlib.suppress(OSError):  # On a full disk the file may stay empty: nobody is told who has the lock, then.
-        os.pwrite(lock_fd, holder, 0)  # Before the rest is cut off: a block that is given up may not come back.
-        os.ftruncate(lock_fd, len(holder))
-    return lock_fd
-
-
-def _open_lock(path: Path) -> int:
-    """On a file system that cannot be written to a directory may be looked at all the same, and a service may have it open that
-    has mounted it elsewhere."""
-    try:
-        return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-    try:
-        return os.open(path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _take_lock(path: Path, lock_fd: int, hint: str) -> None:
-    give_up_at = time.monotonic() + LEFT_BEHIND_S_MAX
-    while True:
-        try:
-            return fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass
-        holder = os.pread(lock_fd, 32, 0).strip()
-        if holder.isdigit() and _is_alive(int(holder)):
-            problem = f"in use by the service with pid {holder.decode()}"
-            raise OperatorError("open data directory", path, problem, hint, passes=True)
-        if time.monotonic() >= give_up_at:
-            left = _users(path / "lock")
-            problem = f"still in use by {left}, left by a service whose supervisor (pid {holder.decode() or 'unknown'}) has ended"
-            raise OperatorError("open data directory", path, problem, "end what is left of it and start again", passes=True)
-        time.sleep(0.02)
-
-
-def _users(file: Path) -> str:
-    """The processes that have the file open, as far as they may be looked at."""
-    wanted, found = str(file.resolve()), []
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            opened = [_link(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-            if wanted in opened and int(pid) != os.getpid():
-                found.append(f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})")
-        except OSError:  # It ends, or is not ours to see.
-            continue
-    return ", ".join(found) or "processes that cannot be seen from here"
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-# The run directory
-
-
-class RunDirectory:
-    """Where the sockets between processes are. Nobody else can enter it; `close` removes what may be removed."""
-
-    def __init__(self, path: Path, *, temporary: bool) -> None:
-        self.path = path
-        self._temporary = temporary
-
-    def close(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            _remove_sockets(self.path)
-
-
-def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirectory:
-    """In systemd's runtime directory, else in the data directory, else (paths too long for a socket) a temporary one.
-
-    Call with the data directory locked: a second bind of a socket's path would steal it silently. What an earlier start kept of
-    its app is gone: this one begins with the app as it is now.
-    """
-    candidates = [data / "run"]
-    if runtime_directory:  # Named after the data, so that two services started from one unit cannot meet.
-        name = hashlib.blake2b(os.fsencode(data), digest_size=4).hexdigest()
-        candidates.insert(0, Path(runtime_directory.split(":")[0]) / name)
-    for path in candidates:
-        if len(os.fsencode(path)) <= RUN_PATH_BYTES_MAX and is_text(path):
-            path.mkdir(mode=0o700, exist_ok=True)
-            if stat.S_IMODE(path.stat().st_mode) != 0o700:
-                path.chmod(0o700)
-            _remove_sockets(path)
-            shutil.rmtree(path / KEPT_SOURCE, ignore_errors=True)
-            return RunDirectory(path, temporary=False)
-    return RunDirectory(Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=_short_temporary())), temporary=True)
-
-
-def _short_temporary() -> str:
-    """Where TMPDIR says, unless that is too long in its turn."""
-    named = tempfile.gettempdir()
-    longest = os.fsencode(named) + b"/%s12345678" % _TEMPORARY_PREFIX.encode()
-    return named if len(longest) <= RUN_PATH_BYTES_MAX and is_text(named) else "/tmp"
-
-
-def _remove_sockets(path: Path) -> None:
-    for entry in os.scandir(path):
-        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
-            os.unlink(entry.path)
 
 
 # Writing so that it stays

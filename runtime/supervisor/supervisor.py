@@ -28,7 +28,7 @@ from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.data.audit import AuditLog, CommandGiver
 from tidegate.runtime.data.backup_notes import NAME as BACKUPS_NAME
 from tidegate.runtime.data.backup_notes import read_notes
-from tidegate.runtime.data.directory import DataDirectory, RunDirectory
+from tidegate.runtime.data.directory import DataDirectory
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.ending import run
 from tidegate.runtime.errors import Unavailable, one_line
@@ -53,6 +53,7 @@ from tidegate.runtime.supervisor.orphans import Orphans
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
+from tidegate.runtime.supervisor.run_directory import RunDirectory
 from tidegate.runtime.supervisor.seats import (
     ROUTER,
     CpuTime,

@@ -156,7 +156,7 @@ MAY = {
     ("runtime/cli/commands/objects/quarantine.py", r"time\.sleep\("),
     ("runtime/cli/wishing.py", r"time\.sleep\("),
     ("runtime/cluster/nats_servers.py", r"time\.sleep\("),
-    ("runtime/data/directory.py", r"time\.sleep\("),
+    ("runtime/data/lock.py", r"time\.sleep\("),
     ("shard/store/worker_store.py", r"time\.sleep\("),  # Nobody is served yet.
     ("shard/worker/handover.py", r"time\.sleep\("),  # Of no length: it hands the interpreter on.
 }

@@ -7,11 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tidegate.runtime.data.directory import open_directory, open_run_directory
+from tidegate.runtime.data.directory import open_directory
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.sockets.port import keep_port
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.placement import Cores, place
+from tidegate.runtime.supervisor.run_directory import open_run_directory
 from tidegate.runtime.supervisor.supervisor import Service, supervise
 
 CHILD = (sys.executable, str(Path(__file__).with_name("stand_in_child.py")))

@@ -31,7 +31,7 @@ from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.cli.version import version
 from tidegate.runtime.data.access_file import is_open_to_others, read_access
-from tidegate.runtime.data.directory import DataDirectory, open_directory, open_run_directory
+from tidegate.runtime.data.directory import DataDirectory, open_directory
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.logs.capture import start_log
@@ -45,6 +45,7 @@ from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.member import Join
 from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
+from tidegate.runtime.supervisor.run_directory import open_run_directory
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
 from tidegate.runtime.supervisor.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise

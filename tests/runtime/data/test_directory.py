@@ -1,23 +1,11 @@
 import json
 import os
-import socket
 import stat
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.data import directory as directory_module
-from tidegate.runtime.data.directory import (
-    RUN_PATH_BYTES_MAX,
-    describe_directory,
-    open_directory,
-    open_idle_directory,
-    open_run_directory,
-)
+from tidegate.runtime.data.directory import describe_directory, open_directory, open_idle_directory
 from tidegate.runtime.errors import OperatorError
 
 
@@ -36,51 +24,11 @@ def test_every_start_has_its_own_number_and_the_shards_never_change(tmp_path: Pa
         data.close()
 
 
-def test_a_directory_in_use_is_refused_with_the_pid_of_its_service(tmp_path: Path) -> None:
-    data = open_directory(tmp_path / "data", 8)
-    with pytest.raises(OperatorError, match=rf"in use by the service with pid {os.getpid()} \(stop it first"):
-        open_directory(tmp_path / "data", 8)
-    data.close()
-    open_directory(tmp_path / "data", 8).close()
-
-
 def test_a_refused_start_is_not_counted(tmp_path: Path) -> None:
     data = open_directory(tmp_path / "data", 8)
     with pytest.raises(OperatorError):
         open_directory(tmp_path / "data", 8)
     assert json.loads((tmp_path / "data" / "tidegate.json").read_text())["starts"] == 1
-    data.close()
-
-
-def test_a_start_waits_for_the_last_process_of_a_supervisor_that_died(tmp_path: Path) -> None:
-    data = open_directory(tmp_path / "data", 8)
-    left_behind = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, pass_fds=[data.lock_fd]
-    )
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    os.pwrite(data.lock_fd, f"{dead.pid}\n".encode(), 0)
-    data.close()
-    successor = subprocess.Popen(
-        [sys.executable, "-c", "from pathlib import Path; from tidegate.runtime.data.directory import *;"
-         " print(1, flush=True);"
-         f" print(open_directory(Path({str(tmp_path / 'data')!r}), 8).start)"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert successor.stdout is not None
-    assert successor.stdout.readline() == "1\n"
-    with pytest.raises(subprocess.TimeoutExpired):
-        successor.wait(0.1)
-    left_behind.communicate()
-    assert successor.communicate(timeout=5)[0] == "2\n"
-
-
-def test_a_start_gives_up_on_processes_left_behind_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory_module, "LEFT_BEHIND_S_MAX", 0.05)
-    data = open_directory(tmp_path / "data", 8)
-    os.ftruncate(data.lock_fd, 0)
-    with pytest.raises(OperatorError, match=r"still in use by .*, left by a service .* has ended .end what is left"):
-        open_directory(tmp_path / "data", 8)
     data.close()
 
 
@@ -151,59 +99,6 @@ def test_a_deletion_that_was_cut_short_is_completed_at_the_next_start(tmp_path: 
     (tmp_path / "data" / "log" / "deleted-00000001-0000").mkdir()
     open_directory(tmp_path / "data", 8).close()
     assert os.listdir(tmp_path / "data" / "log") == []
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """Sockets have room in it, however long the path is at which tests keep their files."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
-
-
-def test_sockets_are_in_the_data_directory_without_systemd(short: Path) -> None:
-    run = open_run_directory(short, None)
-    assert run.path == short / "run"
-    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
-
-
-def test_two_services_of_one_unit_do_not_share_a_run_directory(short: Path) -> None:
-    (short / "run").mkdir()
-    runs = [open_run_directory(short / name, str(short / "run")).path for name in ("a", "b")]
-    assert runs[0] != runs[1]
-    assert {run.parent for run in runs} == {short / "run"}
-
-
-def test_a_runtime_directory_that_is_not_utf_8_has_no_sockets(short: Path) -> None:
-    named = os.fsdecode(os.fsencode(short) + b"/\xff")
-    os.mkdir(named)
-    (short / "data").mkdir()
-    assert open_run_directory(short / "data", named).path == short / "data" / "run"
-
-
-@pytest.mark.parametrize("name", ["", "x" * RUN_PATH_BYTES_MAX, os.fsdecode(b"\xff")])
-def test_a_path_too_long_for_a_socket_gets_a_temporary_directory_that_goes_away(
-    short: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wherever temporary files are."""
-    data = short / ("x" * RUN_PATH_BYTES_MAX)
-    data.mkdir()
-    (short / name).mkdir(exist_ok=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(short / name))
-    run = open_run_directory(data, None)
-    assert len(str(run.path)) <= RUN_PATH_BYTES_MAX
-    assert os.fsencode(run.path).isascii()
-    assert run.path.is_dir()
-    run.close()
-    assert not run.path.exists()
-
-
-def test_sockets_left_by_a_crash_are_removed_and_files_are_not(short: Path) -> None:
-    (short / "run").mkdir()
-    (short / "run" / "file").touch()
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(short / "run" / "worker-0.1"))
-    open_run_directory(short, None)
-    assert os.listdir(short / "run") == ["file"]
 
 
 def test_a_cache_of_a_cluster_serves_that_cluster_only(tmp_path: Path) -> None:
