@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 # Processes that run tests side by side: many tests wait most of the time. JOBS=0: one test after another, in one process.
 JOBS ?= $(shell expr $$(nproc) + 1)
 # Tests that start no process: everything in them runs in this one, most of it in virtual time.
-FAST := tests/meta tests/docs/test_guarantees.py tests/docs/test_timeouts.py tests/scenarios tests/shard tests/router/test_machine.py tests/runtime/wire tests/runtime/client/test_machine.py tests/runtime/sockets/test_inflight.py tests/runtime/sockets/test_outbox.py tests/runtime/supervisor/test_supervision.py
+FAST := tests/meta tests/docs/test_guarantees.py tests/docs/test_timeouts.py tests/scenarios tests/shard tests/router/test_machine.py tests/runtime/wire tests/runtime/client/test_machine.py tests/runtime/sockets/test_inflight.py tests/runtime/sockets/test_outbox.py tests/runtime/supervisor/rules/test_supervision.py
 
 .PHONY: help serve test fast lint format types sim fuzz crash chaos coverage bench wheel findings clean
 

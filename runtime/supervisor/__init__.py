@@ -1,5 +1,7 @@
 """Starts and watches the processes of a service, and tells them of each other.
 
-May know: `data`, `child`, `sockets`, `wire` and the leaves. Who is started when and where, when one is killed, options of the
-configuration, systemd, the snapshot that `tidegate status` shows: here.
+What is to be done is decided in `rules`; `supervisor` does it, by way of each `process`. `operators` lets in who commands or
+watches, and tells them. Here: the configuration (`config`, `configurations`), what is looked at (`cores`, `access_watch`,
+`dev_reload`, `orphans`), systemd (`notify`, `start_again`), where the sockets are (`run_directory`). May know: `data`, `metrics`,
+`lint`, `child`, `logs`, `sockets`, `wire` and the leaves.
 """

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tidegate.runtime.supervisor.placement import Cores
+from tidegate.runtime.supervisor.rules.placement import Cores
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tidegate.runtime.lint.findings import findings
 from tidegate.runtime.lint.module import PACKAGE
-from tidegate.runtime.supervisor.edits import Edits, Stamp
+from tidegate.runtime.supervisor.rules.edits import Edits, Stamp
 
 LOOK_EVERY_S = 0.25
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tidegate.runtime.child.child import LOCK_FD_VARIABLE, STUCK_FD_VARIABLE
 from tidegate.runtime.child.control import stream_to_child
 from tidegate.runtime.logs.output import LINES_VARIABLE, Outputs, Relay, Relays, relays
-from tidegate.runtime.supervisor.seats import CpuTime
+from tidegate.runtime.supervisor.rules.seats import CpuTime
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, ToChild
 
 STACK_BYTES_MAX = 8 << 10

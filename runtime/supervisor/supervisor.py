@@ -1,7 +1,7 @@
 """The supervisor's shell: a loop around `Supervision` that starts processes, carries messages and obeys its effects.
 
-Everything is decided in `runtime/supervisor/supervision.py`. The loop runs in the main thread, because children die with the
-thread that started them.
+Everything is decided in `rules/supervision.py`. The loop runs in the main thread, because children die with the thread that
+started them.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.access_watch import LOOK_S, AccessWatch
-from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
-from tidegate.runtime.supervisor.errands import Errands
-from tidegate.runtime.supervisor.host_shards import HostShards
-from tidegate.runtime.supervisor.http_door import HttpDoor
-from tidegate.runtime.supervisor.measuring import measured, why_not_ready
 from tidegate.runtime.supervisor.member import Join, hosts_access
-from tidegate.runtime.supervisor.monitoring import Monitoring
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
+from tidegate.runtime.supervisor.operators.command_socket import CommandSocket
+from tidegate.runtime.supervisor.operators.errands import Errands
+from tidegate.runtime.supervisor.operators.http_door import HttpDoor
+from tidegate.runtime.supervisor.operators.measuring import measured, why_not_ready
+from tidegate.runtime.supervisor.operators.monitoring import Monitoring
+from tidegate.runtime.supervisor.operators.status import Identity, Usage, app_version, classes, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.orphans import Orphans
-from tidegate.runtime.supervisor.placement import Placement
-from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
-from tidegate.runtime.supervisor.run_directory import RunDirectory
-from tidegate.runtime.supervisor.seats import (
+from tidegate.runtime.supervisor.rules.host_shards import HostShards
+from tidegate.runtime.supervisor.rules.placement import Placement
+from tidegate.runtime.supervisor.rules.problems import problems
+from tidegate.runtime.supervisor.rules.seats import (
     ROUTER,
     CpuTime,
     Effect,
@@ -70,8 +70,8 @@ from tidegate.runtime.supervisor.seats import (
     Spawn,
     is_router,
 )
-from tidegate.runtime.supervisor.status import Identity, Usage, app_version, classes, now_ms, snapshot, status_line
-from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
+from tidegate.runtime.supervisor.rules.supervision import PING_INTERVAL_S, Supervision
+from tidegate.runtime.supervisor.run_directory import RunDirectory
 from tidegate.runtime.wire.commands import AuditedValues, Command, ConfigChanges, Ended, ShownConfig, Status
 from tidegate.runtime.wire.protocol import OBJECT_CALLS
 from tidegate.runtime.wire.supervisor_messages import (

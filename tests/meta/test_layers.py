@@ -31,6 +31,7 @@ LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
 SERVING = LEAVES | LINES | {"runtime/options", "runtime/wire", "runtime/sockets", "runtime/child", "runtime/logs"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
+SUPERVISOR = {f"runtime/supervisor{floor}" for floor in ("", "/config", "/rules", "/operators")}
 STORE = ("store/interface", "store/snapshots", "store", "store/state", "store/checkpoints", "store/worker_store")
 """What a worker puts together, from the bottom to the top."""
 
@@ -60,7 +61,13 @@ ARROWS: dict[str, set[str]] = {
     "runtime/metrics": LEAVES | {"runtime/wire"},
     "runtime/cluster": LEAVES | {"runtime/wire", "shard/replicated", "shard/store/snapshots"},
     "runtime/data": LEAVES | {"runtime/wire"},
-    "runtime/supervisor": SERVING | {"runtime/data", "runtime/metrics", "runtime/lint"},
+    "runtime/supervisor/config": LEAVES | LINES | {"runtime/options", "runtime/wire", "runtime/logs"},
+    "runtime/supervisor/rules": LEAVES | {"runtime/data", "runtime/options", "runtime/wire"},
+    "runtime/supervisor/operators": LEAVES
+    | {"runtime/data", "runtime/metrics", "runtime/wire", "runtime/supervisor/config", "runtime/supervisor/rules"},
+    "runtime/supervisor": SERVING
+    | {"runtime/data", "runtime/metrics", "runtime/lint"}
+    | {f"runtime/supervisor/{floor}" for floor in ("config", "rules", "operators")},
     "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/sockets", "runtime/chaos/verdict"},
@@ -70,12 +77,13 @@ ARROWS: dict[str, set[str]] = {
     | {"runtime/cluster", "shard/replicated"},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
-    | {"runtime/client", "runtime/data", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
+    | SUPERVISOR
+    | {"runtime/client", "runtime/data", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
     | {"runtime/cluster", "shard/replicated", "shard/store/snapshots", "shard/migration"}
     | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
-    "runtime/cli": SERVING | {"runtime/client", "runtime/data", "runtime/supervisor"},
-    "runtime/console": SERVING | {"runtime/client", "runtime/data", "runtime/supervisor", "runtime/cli", "shard/backup"},
+    "runtime/cli": SERVING | SUPERVISOR | {"runtime/client", "runtime/data"},
+    "runtime/console": SERVING | SUPERVISOR | {"runtime/client", "runtime/data", "runtime/cli", "shard/backup"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
     "router": SERVING,
     "shard/neutral": set(),
@@ -140,17 +148,7 @@ RULES = {
     "runtime/metrics": "*",
     "runtime/options": "*",
     "runtime/data": {"backups"},
-    "runtime/supervisor": {
-        "edits",
-        "host_shards",
-        "placement",
-        "problems",
-        "replacement",
-        "restart",
-        "seats",
-        "supervision",
-    }
-    | {"elsewhere", "suspicion"},
+    "runtime/supervisor/rules": "*",
     "runtime/wire": "*",
     "testing/stock": {"comparison", "report"},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tidegate.runtime.supervisor.seats import (
+from tidegate.runtime.supervisor.rules.seats import (
     NEXT_ROUTER,
     NEXT_WORKER,
     Effect,
@@ -23,7 +23,7 @@ from tidegate.runtime.supervisor.seats import (
     Spawn,
     is_router,
 )
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 from tidegate.runtime.wire.commands import ConfigChanges
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,

@@ -11,7 +11,7 @@ from tidegate.runtime.data.directory import open_directory
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.sockets.port import keep_port
 from tidegate.runtime.supervisor.config import Config, merge
-from tidegate.runtime.supervisor.placement import Cores, place
+from tidegate.runtime.supervisor.rules.placement import Cores, place
 from tidegate.runtime.supervisor.run_directory import open_run_directory
 from tidegate.runtime.supervisor.supervisor import Service, supervise
 

@@ -21,7 +21,7 @@ from tidegate.runtime.cli.arguments import add_command, add_endpoint
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.extras import how_to_install
-from tidegate.runtime.supervisor.http_door import open_listening
+from tidegate.runtime.supervisor.operators.http_door import open_listening
 
 LISTEN = "127.0.0.1:7780"
 SECRET_BYTES = 24

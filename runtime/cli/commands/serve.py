@@ -41,13 +41,13 @@ from tidegate.runtime.sockets.port import Port, is_at, keep_port, open_port
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, ServiceConfig, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
-from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.member import Join
 from tidegate.runtime.supervisor.notify import Notifier
-from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
+from tidegate.runtime.supervisor.operators.http_door import open_listening
+from tidegate.runtime.supervisor.operators.status import classes, listen_endpoint
+from tidegate.runtime.supervisor.rules.placement import place, routers_for, shards_for
 from tidegate.runtime.supervisor.run_directory import open_run_directory
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
-from tidegate.runtime.supervisor.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
 from tidegate.runtime.wire.supervisor_messages import ClusterPlace, Failed
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tidegate.runtime.data.backups import BackupNote, Backups
-from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.rules.problems import problems
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 
 HOUR_MS = 3_600_000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
-from tidegate.runtime.supervisor.seats import CpuTime
+from tidegate.runtime.supervisor.rules.seats import CpuTime
 from tidegate.runtime.wire.supervisor_messages import Drained, FromChild, Ping, Pong, Ready
 
 

@@ -4,10 +4,10 @@ import time
 
 from tidegate.runtime.metrics.rates import rates_of
 from tidegate.runtime.supervisor.config import Config, merge
-from tidegate.runtime.supervisor.placement import Cores, place
-from tidegate.runtime.supervisor.seats import ROUTER
-from tidegate.runtime.supervisor.status import Identity, Usage, classes, listen_endpoint, snapshot
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.operators.status import Identity, Usage, classes, listen_endpoint, snapshot
+from tidegate.runtime.supervisor.rules.placement import Cores, place
+from tidegate.runtime.supervisor.rules.seats import ROUTER
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 from tidegate.runtime.wire.counts import Counts, Histogram
 from tidegate.runtime.wire.supervisor_messages import Pong, Ready
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tidegate.runtime.data.backups import Backups
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.elsewhere import Elsewhere
-from tidegate.runtime.supervisor.host_shards import HostShards
-from tidegate.runtime.supervisor.replacement import Replacements
-from tidegate.runtime.supervisor.seats import (
+from tidegate.runtime.supervisor.rules.elsewhere import Elsewhere
+from tidegate.runtime.supervisor.rules.host_shards import HostShards
+from tidegate.runtime.supervisor.rules.replacement import Replacements
+from tidegate.runtime.supervisor.rules.seats import (
     NEXT_WORKER,
     ROUTER,
     CpuTime,
@@ -34,7 +34,7 @@ from tidegate.runtime.supervisor.seats import (
     is_next,
     is_router,
 )
-from tidegate.runtime.supervisor.suspicion import Suspicion
+from tidegate.runtime.supervisor.rules.suspicion import Suspicion
 from tidegate.runtime.wire.commands import ConfigChanges
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,

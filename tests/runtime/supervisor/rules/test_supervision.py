@@ -2,9 +2,9 @@ import random
 
 import pytest
 
-from tidegate.runtime.supervisor.host_shards import HostShards
-from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
-from tidegate.runtime.supervisor.seats import (
+from tidegate.runtime.supervisor.rules.host_shards import HostShards
+from tidegate.runtime.supervisor.rules.restart import FLAPPING_FAILURES
+from tidegate.runtime.supervisor.rules.seats import (
     ROUTER,
     CpuTime,
     Effect,
@@ -17,7 +17,7 @@ from tidegate.runtime.supervisor.seats import (
     Spawn,
     is_router,
 )
-from tidegate.runtime.supervisor.supervision import (
+from tidegate.runtime.supervisor.rules.supervision import (
     EPOCHS_PER_START,
     HURRY_S,
     PING_INTERVAL_S,

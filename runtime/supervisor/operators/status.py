@@ -18,10 +18,10 @@ import psutil
 from tidegate.runtime.limits import USAGE_S_MIN
 from tidegate.runtime.metrics.rates import SERVICE, Rate, Rates, merged
 from tidegate.runtime.supervisor.config import Config
-from tidegate.runtime.supervisor.placement import Placement
-from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.seats import Occupancy, is_router
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.rules.placement import Placement
+from tidegate.runtime.supervisor.rules.problems import problems
+from tidegate.runtime.supervisor.rules.seats import Occupancy, is_router
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 from tidegate.runtime.wire.commands import ConfigChange
 from tidegate.runtime.wire.supervisor_messages import Problem
 

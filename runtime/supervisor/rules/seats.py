@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tidegate.runtime.limits import SILENT_S
-from tidegate.runtime.supervisor.restart import RestartPolicy
+from tidegate.runtime.supervisor.rules.restart import RestartPolicy
 from tidegate.runtime.wire.commands import Replaced
 from tidegate.runtime.wire.supervisor_messages import Failed, Ready, ToChild
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import msgspec
 
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.seats import Occupancy, SeatState, is_next, is_router
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.rules.seats import Occupancy, SeatState, is_next, is_router
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 _LOOK_AT_THE_LOG = "look at the log of the service"

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import psutil
 
 from tidegate.runtime.metrics.ledger import Sums
-from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.seats import SeatState, is_next, is_router
-from tidegate.runtime.supervisor.status import Identity, app_version
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.operators.status import Identity, app_version
+from tidegate.runtime.supervisor.rules.problems import problems
+from tidegate.runtime.supervisor.rules.seats import SeatState, is_next, is_router
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 
 SUPERVISOR = "supervisor"
 

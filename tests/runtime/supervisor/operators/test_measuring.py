@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from tests.runtime.supervisor.test_status import IDENTITY, serving
+from tests.runtime.supervisor.operators.test_status import IDENTITY, serving
 from tidegate.runtime.metrics.catalogue import CATALOGUE
-from tidegate.runtime.supervisor.measuring import measured, why_not_ready
-from tidegate.runtime.supervisor.seats import ROUTER
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.operators.measuring import measured, why_not_ready
+from tidegate.runtime.supervisor.rules.seats import ROUTER
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Pong
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.options.words import shown
-from tidegate.runtime.supervisor.seats import (
+from tidegate.runtime.supervisor.rules.seats import (
     NEXT_ROUTER,
     NEXT_WORKER,
     Occupancy,
@@ -41,7 +41,7 @@ from tidegate.runtime.wire.commands import ConfigChanges, Replaced
 from tidegate.runtime.wire.supervisor_messages import Failed, HoldAll, Leave, Loaded, OpenShards, Park, Parked, Prepare, Waited
 
 if TYPE_CHECKING:
-    from tidegate.runtime.supervisor.supervision import Supervision
+    from tidegate.runtime.supervisor.rules.supervision import Supervision
 
 LOAD_S_MAX = 120.0
 """A successor is given this long to import the app, or to listen."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.metrics.exposition import Exposition
 from tidegate.runtime.metrics.ledger import Sums
-from tidegate.runtime.supervisor.http_door import Page, text_page
+from tidegate.runtime.supervisor.operators.http_door import Page, text_page
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 ANSWER_KEPT_S = 1.0

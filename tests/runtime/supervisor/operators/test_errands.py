@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidegate.runtime.ids import shard_of_slot, slot_of
-from tidegate.runtime.supervisor.errands import Errands
+from tidegate.runtime.supervisor.operators.errands import Errands
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import Administer, Administered
 from tidegate.runtime.wire.wishes import Get, ListNames, LoadMany, LoadOne, ReadMany

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidegate.runtime.supervisor.edits import SETTLED_S, Edits, Stamp
+from tidegate.runtime.supervisor.rules.edits import SETTLED_S, Edits, Stamp
 
 
 class Disk:

@@ -1,4 +1,4 @@
-"""runtime/supervisor/host_shards.py: which worker of a host has which shard of its cluster, and who is told what."""
+"""runtime/supervisor/rules/host_shards.py: which worker of a host has which shard of its cluster, and who is told what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.runtime.supervisor.host_shards import HostShards
+from tidegate.runtime.supervisor.rules.host_shards import HostShards
 from tidegate.runtime.wire.supervisor_messages import Owned, OwnShards
 
 SHARDS = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidegate.runtime.supervisor.elsewhere import Elsewhere
+from tidegate.runtime.supervisor.rules.elsewhere import Elsewhere
 
 
 def test_however_many_hosts_come_and_go_there_are_no_more_places_than_hosts_at_a_time() -> None:

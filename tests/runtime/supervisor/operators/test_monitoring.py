@@ -5,7 +5,7 @@ from __future__ import annotations
 import http
 
 from tidegate.runtime.metrics.ledger import Sums
-from tidegate.runtime.supervisor.monitoring import ANSWER_KEPT_S, Monitoring
+from tidegate.runtime.supervisor.operators.monitoring import ANSWER_KEPT_S, Monitoring
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 

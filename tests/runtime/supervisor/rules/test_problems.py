@@ -1,8 +1,8 @@
-from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
-from tidegate.runtime.supervisor.seats import ROUTER
-from tidegate.runtime.supervisor.status import state, status_line
-from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.supervisor.operators.status import state, status_line
+from tidegate.runtime.supervisor.rules.problems import problems
+from tidegate.runtime.supervisor.rules.restart import FLAPPING_FAILURES
+from tidegate.runtime.supervisor.rules.seats import ROUTER
+from tidegate.runtime.supervisor.rules.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Pong, Problem, Ready, Running
 
 FULL = {"what": "nothing can be written: no space left on device", "where": "worker 0, /data/log", "next": "make room"}

@@ -1,4 +1,4 @@
-from tidegate.runtime.supervisor.restart import DELAY_S_MAX, FLAPPING_FAILURES, FLAPPING_WINDOW_S, STABLE_S, RestartPolicy
+from tidegate.runtime.supervisor.rules.restart import DELAY_S_MAX, FLAPPING_FAILURES, FLAPPING_WINDOW_S, STABLE_S, RestartPolicy
 
 
 def test_the_first_failure_costs_no_delay() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.data.audit import CommandGiver
-from tidegate.runtime.supervisor import command_socket
-from tidegate.runtime.supervisor.command_socket import CommandSocket
+from tidegate.runtime.supervisor.operators import command_socket
+from tidegate.runtime.supervisor.operators.command_socket import CommandSocket
 from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_answer, encode
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

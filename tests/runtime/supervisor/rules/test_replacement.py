@@ -9,9 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.replacement_world import ReplacementWorld
-from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.replacement import HOLD_ROUNDS, LOAD_S_MAX, PARK_ROUND_S, PREPARE_S_MAX, WAITING_MAX, Step
-from tidegate.runtime.supervisor.seats import NEXT_ROUTER, NEXT_WORKER, ROUTER, Effect, Kill, Promote, SeatState, Send, Spawn
+from tidegate.runtime.supervisor.rules.problems import problems
+from tidegate.runtime.supervisor.rules.replacement import HOLD_ROUNDS, LOAD_S_MAX, PARK_ROUND_S, PREPARE_S_MAX, WAITING_MAX, Step
+from tidegate.runtime.supervisor.rules.seats import (
+    NEXT_ROUTER,
+    NEXT_WORKER,
+    ROUTER,
+    Effect,
+    Kill,
+    Promote,
+    SeatState,
+    Send,
+    Spawn,
+)
 from tidegate.runtime.wire.commands import ConfigChange, ConfigChanges
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,

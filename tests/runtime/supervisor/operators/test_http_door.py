@@ -14,10 +14,10 @@ from unittest import mock
 
 import pytest
 
-import tidegate.runtime.supervisor.http_door
+import tidegate.runtime.supervisor.operators.http_door
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import HTTP_CONNECTIONS_MAX, HTTP_REQUEST_BYTES_MAX
-from tidegate.runtime.supervisor.http_door import HttpDoor, Page, open_listening, text_page
+from tidegate.runtime.supervisor.operators.http_door import HttpDoor, Page, open_listening, text_page
 
 LARGE = 32 << 20
 """More than the kernel keeps for a connection."""
@@ -122,7 +122,7 @@ async def test_a_head_that_is_too_long_is_not_read_to_its_end() -> None:
 
 @on_a_loop
 async def test_who_says_nothing_is_closed_after_a_while() -> None:
-    with mock.patch.object(tidegate.runtime.supervisor.http_door, "HTTP_REQUEST_S", 0.2):
+    with mock.patch.object(tidegate.runtime.supervisor.operators.http_door, "HTTP_REQUEST_S", 0.2):
         async with door() as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTT")
@@ -132,7 +132,7 @@ async def test_who_says_nothing_is_closed_after_a_while() -> None:
 
 @on_a_loop
 async def test_who_does_not_read_the_answer_is_closed_after_a_while() -> None:
-    with mock.patch.object(tidegate.runtime.supervisor.http_door, "HTTP_REQUEST_S", 0.2), socket.socket() as late:
+    with mock.patch.object(tidegate.runtime.supervisor.operators.http_door, "HTTP_REQUEST_S", 0.2), socket.socket() as late:
         async with door() as port:
             late.setblocking(False)
             await asyncio.get_running_loop().sock_connect(late, ("127.0.0.1", port))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidegate.runtime.limits import QUARANTINE_S_MAX, QUARANTINE_S_MIN, SUSPICION_S
-from tidegate.runtime.supervisor.suspicion import Suspicion
+from tidegate.runtime.supervisor.rules.suspicion import Suspicion
 from tidegate.runtime.wire.supervisor_messages import Running
 
 BAD = Running("Poison", "p", "boom")

@@ -1,7 +1,7 @@
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.placement import Cores, place, routers_for, shards_for
+from tidegate.runtime.supervisor.rules.placement import Cores, place, routers_for, shards_for
 
 
 def cores(count: int, quota: float | None = None) -> Cores:
