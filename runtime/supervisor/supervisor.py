@@ -11,14 +11,11 @@ import contextlib
 import logging
 import math
 import os
-import secrets
 import shutil
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -28,21 +25,16 @@ from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.data.audit import AuditLog, CommandGiver
 from tidegate.runtime.data.backup_notes import NAME as BACKUPS_NAME
 from tidegate.runtime.data.backup_notes import read_notes
-from tidegate.runtime.data.directory import DataDirectory
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.ending import run
 from tidegate.runtime.errors import Unavailable, one_line
-from tidegate.runtime.logs import settings as log_settings
-from tidegate.runtime.logs.capture import change_levels, is_journal
-from tidegate.runtime.logs.output import Outputs
+from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.metrics.ledger import Ledger, Sums
-from tidegate.runtime.sockets.port import Port
-from tidegate.runtime.supervisor.access_watch import LOOK_S, AccessWatch
-from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
+from tidegate.runtime.supervisor.access_watch import LOOK_S
+from tidegate.runtime.supervisor.config import Config, Configuration
 from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
-from tidegate.runtime.supervisor.member import Join, hosts_access
-from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
+from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.operators.command_socket import CommandSocket
 from tidegate.runtime.supervisor.operators.errands import Errands
 from tidegate.runtime.supervisor.operators.http_door import HttpDoor
@@ -52,10 +44,8 @@ from tidegate.runtime.supervisor.operators.status import Identity, Usage, app_ve
 from tidegate.runtime.supervisor.orphans import Orphans
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
 from tidegate.runtime.supervisor.rules.host_shards import HostShards
-from tidegate.runtime.supervisor.rules.placement import Placement
 from tidegate.runtime.supervisor.rules.problems import problems
 from tidegate.runtime.supervisor.rules.seats import (
-    ROUTER,
     CpuTime,
     Effect,
     Finish,
@@ -71,16 +61,15 @@ from tidegate.runtime.supervisor.rules.seats import (
     is_router,
 )
 from tidegate.runtime.supervisor.rules.supervision import PING_INTERVAL_S, Supervision
-from tidegate.runtime.supervisor.run_directory import RunDirectory
+from tidegate.runtime.supervisor.service import Service
+from tidegate.runtime.supervisor.specs import Specs
 from tidegate.runtime.wire.commands import AuditedValues, Command, ConfigChanges, Ended, ShownConfig, Status
 from tidegate.runtime.wire.protocol import OBJECT_CALLS
 from tidegate.runtime.wire.supervisor_messages import (
     KEPT_SOURCE,
-    Access,
     AccessChanged,
     Administer,
     Administered,
-    ClusterPlace,
     Failed,
     FromChild,
     HeldUp,
@@ -90,9 +79,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     Pong,
     Ready,
     Released,
-    RouterSpec,
     StatusChanged,
-    WorkerSpec,
 )
 from tidegate.runtime.wire.wishes import EDITS, Delete, LoadMany
 
@@ -105,48 +92,6 @@ RETIRE_S_MAX = 4.0
 RETIRE_LOOK_S = 0.05
 OURSELVES = CommandGiver(os.getpid(), os.geteuid())
 """Who gives a command that came by a signal."""
-
-# `-P`: a file `router.py` or `shard.py` in the current directory must not take the place of ours.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "tidegate.shard")
-ROUTER_COMMAND = (sys.executable, "-P", "-m", "tidegate.router")
-
-
-@dataclass(frozen=True)
-class Service:
-    """Everything a supervisor supervises with."""
-
-    config: Config
-    directory: DataDirectory
-    run_directory: RunDirectory
-    placement: Placement
-    version: str
-    memory_bytes: int
-    """What this service may use."""
-    port: Port
-    """Where the routers get their sockets from."""
-    worker_command: Sequence[str] = WORKER_COMMAND
-    router_command: Sequence[str] = ROUTER_COMMAND
-    cores: float = 0.0
-    """How many it may use; 0: nobody has looked."""
-    routers: int = 1
-    metrics: socket.socket | None = None
-    """Where those listen who watch it over HTTP."""
-    access: AccessWatch | None = None
-    """Who may connect, where clients need an access key."""
-    outputs: Outputs | None = None
-    """Where goes what the children print and log; None: where the supervisor's own goes."""
-    configuration: Configuration | None = None
-    """As it was read: where each value of `config` comes from."""
-    read_again: Callable[[], Configuration] | None = None
-    """The newest one, for a reload. Raises OperatorError."""
-    cluster: ClusterPlace | None = None
-    """Where the logs are kept, if not on this machine."""
-    join: Join | None = None
-    """Makes this host a member of that cluster."""
-    door: Port | None = None
-    """Where the other hosts of the cluster are heard."""
-    hosts_secret: str = ""
-    """By which they know each other."""
 
 
 class _Place:
@@ -167,13 +112,13 @@ class Supervisor:
         """`on_ready` is called once, when every child answers."""
         config = service.config
         self._service = service
-        self._secret = secrets.token_hex(16)
         self._notifier = notifier
         self._on_ready = on_ready
         self._children: dict[int, ChildProcess] = {}
         self._places: dict[int, _Place] = {}
         """By seat, as the children."""
         self._configurations = Configurations(service.configuration or Configuration(config), service.read_again)
+        self._specs = Specs(service, self._configurations)
         answers: dict[str, Callable[[], Status | ShownConfig]] = {
             "status": lambda: Status(self._status_now()),
             "config": lambda: ShownConfig(self._configurations.shown()),
@@ -218,8 +163,6 @@ class Supervisor:
             self._dev_reload = DevReload(kept, lambda: self._on_command(Command("reload"), OURSELVES), self._replaces)
         self._watching: asyncio.Task[None] | None = None
         self._looking_at_backups: asyncio.Task[None] | None = None
-        # What object code starts need not know the secrets of the app.
-        self._environment = {k: v for k, v in environment_for_children().items() if not k.startswith(APP_VARIABLES)}
 
     def set_shards(self, target: Iterable[int]) -> None:
         """What this host is to have of its cluster from now on; all of it until this is called. Called before `run`, workers are
@@ -507,16 +450,16 @@ class Supervisor:
             self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _spawn(self, effect: Spawn) -> None:
-        service, seat = self._service, effect.seat
+        service, seat, suspicion = self._service, effect.seat, self.supervision.suspicion
         becomes = seat if effect.successor_of is None else effect.successor_of
         place = _Place(seat, self._witness(effect), is_door=becomes == self.supervision.door)
         try:
             with contextlib.ExitStack() as stack:  # The child has it or nobody: what listens must be read.
-                opened = self._port(becomes).open() if is_router(seat) else []
+                opened = service.port_of(is_door=place.is_door).open() if is_router(seat) else []
                 listen_fds = tuple(stack.enter_context(each).fileno() for each in opened)
                 child = ChildProcess(
                     service.router_command if is_router(seat) else service.worker_command,
-                    environment={**self._environment, **_log_environment(self._config_of(effect.generation))},
+                    environment=self._specs.environment(effect.generation),
                     lock_fd=service.directory.lock_fd,
                     kept_fds=listen_fds,
                     loop=self._loop,
@@ -532,19 +475,16 @@ class Supervisor:
             return
         self._children[seat], self._places[seat] = child, place
         if is_router(seat):
-            child.send(self._router_spec(becomes, effect.generation, listen_fds))
+            name = self.supervision.name(becomes)
+            child.send(self._specs.of_router(becomes, effect.generation, listen_fds, is_door=place.is_door, name=name))
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
-            child.send(self._worker_spec(becomes, effect.incarnation, effect.generation, place.witness))
+            watched, quarantined = suspicion.is_watched(becomes, self._now()), suspicion.quarantined(self._now())
+            child.send(self._specs.of_worker(becomes, effect, place.witness, watched=watched, quarantined=quarantined))
             if effect.successor_of is None:
                 child.send(OpenShards(self.supervision.open_shards(seat)))
         log.debug("%s is process %d", self.supervision.name(seat), child.pid)
-
-    def _port(self, seat: int) -> Port:
-        """Of a router."""
-        service = self._service
-        return service.door if service.door is not None and seat == self.supervision.door else service.port
 
     def _promote(self, effect: Promote) -> None:
         self._children[effect.seat] = self._children.pop(effect.successor)
@@ -577,7 +517,7 @@ class Supervisor:
     def _configured(self, generation: int) -> None:
         """Its configuration is in effect from now on."""
         self._configurations.is_in_effect(generation)
-        config = self._config_of(generation)
+        config = self._configurations.of(generation).config
         self.supervision.times_are(**_times(config))
         change_levels(config.log.level, config.log.levels)
         for seat in filter(is_router, self._children):
@@ -585,73 +525,9 @@ class Supervisor:
         service = msgspec.structs.replace(config.service, listen=self.identity.config.service.listen)
         self.identity = replace(self.identity, config=msgspec.structs.replace(config, service=service))
 
-    def _worker_spec(self, index: int, incarnation: int, generation: int, witness: Path) -> WorkerSpec:
-        service, config = self._service, self._config_of(generation)
-        place = service.placement.workers[index]
-        return WorkerSpec(
-            index=index,
-            workers=len(service.placement.workers),
-            incarnation=incarnation,
-            start=service.directory.start,
-            cpu=place.cpu,
-            shards=place.shards,
-            shards_total=service.directory.shards,
-            data_dir=str(service.directory.path),
-            run_dir=str(service.run_directory.path),
-            app=config.service.app,
-            source=str(service.run_directory.path / KEPT_SOURCE / str(generation)),
-            cache_bytes=cache_bytes(config.storage, service.memory_bytes, len(service.placement.workers)),
-            idle_evict_s=config.storage.idle_evict_s,
-            dev=config.service.dev,
-            witness=str(witness),
-            watched=self.supervision.suspicion.is_watched(index, self._now()),
-            quarantined=self.supervision.suspicion.quarantined(self._now()),
-            held_up_s=None if config.service.dev else config.service.held_up_s,  # A worker may wait for a debugger.
-            offload_processes=config.service.offload_processes,
-            offload_s=config.service.offload_s,
-            slow_call_s=config.log.slow_call_s,
-            keys=key_bounds(config.storage),
-            budget_bytes=self._budget_bytes(config),
-            secret=self._secret,
-            settings=self._configurations.of(generation).app,
-            access=self._access,
-            cluster=service.cluster,
-            hosts_secret=service.hosts_secret,
-        )
-
-    @property
-    def _access(self) -> Access | None:
-        return None if self._service.access is None else self._service.access.now
-
-    def _config_of(self, generation: int) -> Config:
-        return self._configurations.of(generation).config
-
-    def _budget_bytes(self, config: Config) -> int:
-        service = self._service
-        processes = len(service.placement.workers) + service.routers + (service.door is not None)
-        return budget_bytes(config.service, service.memory_bytes, processes)
-
     def _witness(self, effect: Spawn) -> Path:
         """Of one process: while a worker is replaced there are two."""
         return self._service.run_directory.path / f"witness.{effect.seat}.{effect.incarnation}"
-
-    def _router_spec(self, seat: int, generation: int, listen_fds: tuple[int, ...]) -> RouterSpec:
-        service = self._service
-        return RouterSpec(
-            index=ROUTER - seat,
-            listen=self._port(seat).endpoint,
-            run_dir=str(service.run_directory.path),
-            shards_total=service.directory.shards,
-            workers=len(service.placement.workers),
-            name=self.supervision.name(seat),
-            listen_fds=listen_fds,
-            budget_bytes=self._budget_bytes(self._config_of(generation)),
-            secret=self._secret,
-            access=self._access if seat != self.supervision.door else hosts_access(service.hosts_secret),
-            hosts_secret=service.hosts_secret,
-            is_door=seat == self.supervision.door,
-            is_clustered=service.cluster is not None,
-        )
 
     def _service_ready(self) -> None:
         self._notifier.ready(status_line(self.supervision, self._now()))
@@ -739,11 +615,6 @@ def _times(config: Config) -> _Times:
         "replace_s": service.reload_s,
         "held_up_s": math.inf if service.dev else service.held_up_s,
     }
-
-
-def _log_environment(config: Config) -> dict[str, str]:
-    told = msgspec.structs.replace(config.log.settings(), journal=(is_journal(1), is_journal(2)))
-    return {log_settings.VARIABLE: log_settings.encode(told).decode()}
 
 
 def _remove_all_but(folder: Path, names: set[str]) -> None:

@@ -144,6 +144,7 @@ TESTED_BY = {
     "runtime/heap.py": "service/test_overload.py",
     "runtime/limits.py": "meta/test_layers.py",
     "runtime/sockets/door.py": "service/test_descriptors.py",
+    "runtime/supervisor/specs.py": "runtime/supervisor/test_supervisor.py",
     "runtime/supervisor/rules/seats.py": "runtime/supervisor/rules/test_supervision.py",
     "runtime/wire/commands.py": "service/test_reload.py",
     "runtime/wire/models.py": "shard/objects/test_models.py",

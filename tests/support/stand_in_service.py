@@ -13,7 +13,8 @@ from tidegate.runtime.sockets.port import keep_port
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.rules.placement import Cores, place
 from tidegate.runtime.supervisor.run_directory import open_run_directory
-from tidegate.runtime.supervisor.supervisor import Service, supervise
+from tidegate.runtime.supervisor.service import Service
+from tidegate.runtime.supervisor.supervisor import supervise
 
 CHILD = (sys.executable, str(Path(__file__).with_name("stand_in_child.py")))
 

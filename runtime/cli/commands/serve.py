@@ -47,8 +47,9 @@ from tidegate.runtime.supervisor.operators.http_door import open_listening
 from tidegate.runtime.supervisor.operators.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.rules.placement import place, routers_for, shards_for
 from tidegate.runtime.supervisor.run_directory import open_run_directory
+from tidegate.runtime.supervisor.service import Service
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
-from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
+from tidegate.runtime.supervisor.supervisor import Supervisor, supervise
 from tidegate.runtime.wire.supervisor_messages import ClusterPlace, Failed
 
 log = logging.getLogger("tidegate")
