@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.begun_appends import BegunAppends
 from tests.support.host_world import Call, World
 from tests.support.objects import Thing
 from tests.support.records import decode_record
@@ -27,7 +28,7 @@ from tidegate.shard.worker.committer import Committer
 from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 
 
-class Disk:
+class Disk(BegunAppends):
     """A commit log that does what the test wrote into its script, and then what it is asked. What is in the script, the helper
     does, unless `writes` says so."""
 
