@@ -23,7 +23,7 @@ def test_the_log_and_calls_are_measured_beside_bare_publishes_and_the_local_log(
 
 
 def test_hosts_are_killed_shards_moved_and_the_majority_lost_and_a_person_gets_sentences_of_it() -> None:
-    ended = run_benchmark("cluster", "--smoke", "--parts", "losses")
+    ended = run_benchmark("cluster", "--smoke", "--parts", "losses", within_s=240)
     assert ended.returncode == 0, ended.stderr
     assert "host killed, 1 times: its objects answer elsewhere after" in ended.stdout
     assert "shard moved under load, 1 times: 0 errors in" in ended.stdout
