@@ -59,12 +59,14 @@ def show(found: ClusterResult) -> None:
         lines += [
             f"{call.calls} durable calls, one at a time (p50)",
             f"  over the cluster {call.call_p50_us:,} µs, {call.ratio:.2f} times a bare fenced publish ({call.bare_p50_us:,} µs)",
+            f"  {call.paced_ratio:.2f} times one with a pause before, as calls have it ({call.paced_p50_us:,} µs)",
             f"  over the local log {call.local_p50_us:,} µs",
         ]
     if (unique := found.unique) is not None:
         lines += [
             f"unique, {unique.at_once:,} at once",
             f"  over the cluster {unique.cluster:,.0f}/s, {unique.ratio:.2f} times the local log ({unique.local:,.0f}/s)",
+            f"  with a shard for each worker {unique.few:,.0f}/s, {unique.few_ratio:.2f} times",
             f"  one publish for each call, and no objects: {unique.naive:,.0f}/s",
         ]
     if (losses := found.losses) is not None:

@@ -123,7 +123,7 @@ class NatsServers:
     def retire(self, name: str) -> None:
         """Lame duck: the server gives what it leads to the others, takes nobody any more, and ends, by itself or by SIGKILL."""
         command = [nats_server(), "--signal", f"ldm={self._processes[name].pid}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=START_S)
+        subprocess.run(command, check=True, capture_output=True, timeout=START_S, start_new_session=True)
 
     def log(self) -> str:
         return "".join(map(self.log_of, self.names))

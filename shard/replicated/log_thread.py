@@ -1,4 +1,4 @@
-"""A thread with a loop of its own that speaks with the servers for somebody who blocks meanwhile."""
+"""A thread with a loop of its own that speaks with the servers for somebody else, who may block meanwhile."""
 
 from __future__ import annotations
 
@@ -64,18 +64,36 @@ class LogThread:
 
     def wait(self, what: Coroutine[Any, Any, T]) -> T:
         """Blocks until it has run there."""
-        with self._closing:
-            if self.loop.is_closed():
-                what.close()
-                raise self._closed()
-            future = asyncio.run_coroutine_threadsafe(what, self.loop)
-            self._waited_for.add(future)
+        future = self._begin(what)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
             raise self._closed() from None
         finally:
             self._waited_for.discard(future)
+
+    def begin(self, what: Coroutine[Any, Any, T], ended: Callable[[T | BaseException], None]) -> None:
+        """As `wait`, but that nobody blocks: `ended` is told once what came of it, in the thread, or in that which closes it."""
+
+        def tell(future: concurrent.futures.Future[T]) -> None:
+            self._waited_for.discard(future)
+            ended(self._closed() if future.cancelled() else future.exception() or future.result())
+
+        try:
+            future = self._begin(what)
+        except Exception as error:
+            ended(error)
+        else:
+            future.add_done_callback(tell)
+
+    def _begin(self, what: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        with self._closing:
+            if self.loop.is_closed():
+                what.close()
+                raise self._closed()
+            future = asyncio.run_coroutine_threadsafe(what, self.loop)
+            self._waited_for.add(future)
+        return future
 
     def close(self, end: Callable[[], Awaitable[None]]) -> None:
         """Ends what runs there, after what `end` gives, which must not take long; whoever waits for it is told so. May be called

@@ -6,9 +6,9 @@ part (see `HostSettings.proves`).
 
 Shards are taken and given while others are appended to: `take`, `give`.
 
-Threads: `append` blocks the caller; a thread of its own speaks with the servers, for all shards over one connection. What a shard
-that is taken lacks is read in another thread, over a connection of its own, so that appends do not wait for it; and what is read
-before it is taken in one more, so that no shard that was lost waits for that.
+Threads: `append` blocks the caller, `begin` does not; a thread of its own speaks with the servers, for all shards over one
+connection. What a shard that is taken lacks is read in another thread, over a connection of its own, so that appends do not wait
+for it; and what is read before it is taken in one more, so that no shard that was lost waits for that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tidegate.shard.replicated.snapshot_keeper import SnapshotKeeper
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream
 from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardLeftBehind, ShardUnreachable
-from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, decode_unread_record, encode_record
+from tidegate.shard.store.record import UnreadCommitRecord, decode_unread_record, encode_record
 
 NEVER = SnapshotPolicy(1 << 62, math.inf)
 CLAIM_S = 20.0
@@ -159,14 +159,25 @@ class WorkerLog(WithoutSegments):
         if self._broken is not None:
             raise self._broken
         try:
-            failed = self._thread.wait(self._append(decode_unread_record(record)))
+            return self._thread.wait(self._append(record))
         except OperatorError as error:
-            self.is_broken = True
-            self._broken = broken_by(error)
-            raise self._broken from error
-        if failed:
-            raise PartlyStored(self._position, failed)
-        return self._position
+            raise self._broken_by(error) from error
+
+    def begin(self, record: bytes, ended: Callable[[int | BaseException], None]) -> None:
+        """As `append`, but that nobody blocks: `ended` is told what `append` returns or raises, in another thread."""
+
+        def tell(outcome: int | BaseException) -> None:
+            ended(self._broken_by(outcome) if isinstance(outcome, OperatorError) else outcome)
+
+        if self._broken is not None:
+            ended(self._broken)
+        else:
+            self._thread.begin(self._append(record), tell)
+
+    def _broken_by(self, error: OperatorError) -> LogBroken:
+        self.is_broken = True
+        self._broken = broken_by(error)
+        return self._broken
 
     def truncate(self, position: int) -> None:
         """Nothing is removed but behind snapshots: another host may have nothing but the streams and these."""
@@ -243,17 +254,24 @@ class WorkerLog(WithoutSegments):
             hint = f"{error.hint}; shard {shard} is stopped, the others are served: start the service again then"
             return ShardDamaged(shard, error.operation, error.place, error.problem, hint)
 
-    async def _append(self, record: UnreadCommitRecord) -> dict[int, OperatorError]:
-        """Why some shards' parts are not stored. Raises OperatorError where of others nobody knows."""
-        position = self._position + 1
-        outcomes = await asyncio.gather(*(self._append_one(position, record.wall_ms, commit) for commit in record.shards))
+    async def _append(self, record: bytes) -> int:
+        """Its position. Raises PartlyStored, or another OperatorError where of some shards nobody knows."""
+        position, whole = self._position + 1, decode_unread_record(record)
+        shards = whole.shards
+        if len(shards) == 1 and not whole.seqs:
+            outcomes = [await self._append_one(position, shards[0].shard, record)]
+        else:
+            parts = ((each.shard, encode_record(UnreadCommitRecord(whole.wall_ms, [each]))) for each in shards)
+            outcomes = await asyncio.gather(*(self._append_one(position, shard, part) for shard, part in parts))
         self._position = position
-        return {commit.shard: error for commit, error in zip(record.shards, outcomes, strict=True) if error is not None}
+        if failed := {each.shard: error for each, error in zip(shards, outcomes, strict=True) if error is not None}:
+            raise PartlyStored(position, failed)
+        return position
 
-    async def _append_one(self, position: int, wall_ms: int, commit: UnreadShardCommit) -> OperatorError | None:
-        shard, log = commit.shard, self._logs[commit.shard]
+    async def _append_one(self, position: int, shard: int, record: bytes) -> OperatorError | None:
+        log = self._logs[shard]
         try:
-            await log.append(encode_record(UnreadCommitRecord(wall_ms, [commit])))
+            await log.append(record)
         except LogShutOut as error:
             return ShardElsewhere(shard, "append to", f"shard {shard}", error.problem, undone=error.undone)
         except (LogFull, ShardDamaged) as error:

@@ -22,6 +22,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from tidegate.runtime.errors import ObjectReset, OperatorError
 from tidegate.runtime.wire.counts import NUMBERS, SIZES, Counts, Histogram, rows
@@ -31,8 +32,9 @@ from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker.handover import Handover
+from tidegate.shard.store.worker_store import SharedLog, WorkerStore
+from tidegate.shard.worker.gathering import Gathering
+from tidegate.shard.worker.handover import Errand, Handover
 from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 from tidegate.shard.worker.slow_disk import LOOK_S, SlowDisk
 
@@ -98,12 +100,19 @@ class Committer:
         self._looking: asyncio.TimerHandle | None = None
         self._is_written = False
         """The record is, and has to be synced."""
-        self._helper = Handover(loop, "tidegate-commit", self._append, self._appended)
+        self._gathering = None if store.log.is_written_at_once else Gathering()
+        self._gathered: asyncio.TimerHandle | None = None
+        self._helper = self._new_helper()
         self._kernel = self._new_kernel()
         self._refused = 0
         self._say_at_s = 0.0
         self.without_room: dict[int, LogFull] = {}
         """By shard with a log of its own, why the last commit of it was refused."""
+
+    def _new_helper(self) -> Handover | Errand:
+        if self._store.log.is_written_at_once:
+            return Handover(self._loop, "tidegate-commit", self._append, self._appended)
+        return Errand(self._loop, self._begin, self._appended)
 
     def _new_kernel(self) -> KernelSync | None:
         """None: the helper makes every commit."""
@@ -152,6 +161,8 @@ class Committer:
         """To be called at the end of a turn."""
         host = self._host
         while host.output_gate.can_cut:
+            if self._gathers():
+                return
             commit = self._commit = host.cut()
             self._record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards, self._store.seqs_to_tell()))
             self._began_s = time.perf_counter()
@@ -160,6 +171,19 @@ class Committer:
                     self._looking = self._loop.call_later(LOOK_S, self._look, context=NEUTRAL)
                 return
             self._ended()
+
+    def _gathers(self) -> bool:
+        """Whether the next commit waits for more to come."""
+        if self._gathering is None:
+            return False
+        wait_s = self._gathering.wait_s(time.perf_counter(), len(self._host.output_gate.held))
+        if wait_s and self._gathered is None:
+            self._gathered = self._loop.call_later(wait_s, self._have_gathered, context=NEUTRAL)
+        return wait_s > 0
+
+    def _have_gathered(self) -> None:
+        self._gathered = None
+        self._end_turn()
 
     def _append_at_once(self) -> bool:
         """Whether the append has ended, for good or ill. Else somebody is at work on it."""
@@ -187,13 +211,21 @@ class Committer:
 
     def close(self) -> None:
         """Nothing may be in flight."""
-        if self._looking is not None:
-            self._looking.cancel()
+        for timer in (self._looking, self._gathered):
+            if timer is not None:
+                timer.cancel()
         self._helper.close()
         if self._kernel is not None:
             self._kernel.close()
 
-    # In the helper thread
+    def _begin(self, ended: Callable[[], None]) -> None:
+        def tell(outcome: int | BaseException) -> None:
+            self._end(outcome)
+            ended()
+
+        cast("SharedLog", self._store.log).begin(self._record, tell)
+
+    # In the helper thread, or that of the log
 
     def _append(self) -> None:
         try:
@@ -201,8 +233,8 @@ class Committer:
         except Exception as exc:
             self._end(exc)
 
-    def _end(self, outcome: int | Exception) -> None:
-        if isinstance(outcome, Exception) and not isinstance(outcome, LogFull | PartlyStored):
+    def _end(self, outcome: int | BaseException) -> None:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, LogFull | PartlyStored):
             outcome = _as_broken(outcome)
         self._outcome = outcome
         self._elapsed_s = time.perf_counter() - self._began_s
@@ -263,6 +295,9 @@ class Committer:
             self._forget_room(commit)
         self._released.observe(len(commit.held))
         self._host.committed(commit)
+        if self._gathering is not None:
+            held = len(self._host.output_gate.held)
+            self._gathering.committed(time.perf_counter(), self._elapsed_s, len(commit.held), held)
         self._commits.observe(time.perf_counter() - self._began_s)
 
     def _succeed_partly(self, commit: PendingCommit, outcome: PartlyStored) -> None:
@@ -323,7 +358,7 @@ class Committer:
         self._broken(error)
 
 
-def _as_broken(error: Exception) -> LogBroken:
+def _as_broken(error: BaseException) -> LogBroken:
     """Whatever it was: what of the record has reached the disk is unknown, and without an end the commit would never end."""
     if isinstance(error, LogBroken):
         return error

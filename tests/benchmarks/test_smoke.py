@@ -23,9 +23,9 @@ from tidegate.benchmarks.runner import PEERS
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_benchmark(*arguments: str, within_s: float = 90) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tidegate.benchmarks", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=90)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=within_s)
 
 
 def smoke(*arguments: str) -> Any:

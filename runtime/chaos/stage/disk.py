@@ -165,7 +165,7 @@ class Disk:
 
 def _run(*command: str) -> str:
     """Raises OperatorError."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode != 0:
         hint = "loop devices must be allowed here; run it without --fs where they are not"
         raise OperatorError("run", " ".join(command), done.stderr.strip() or f"exit code {done.returncode}", hint)

@@ -44,7 +44,8 @@ def leave_network() -> None:
 
 
 class MachineNetwork:
-    """A context, in a thread that has left its network."""
+    """A context, in a thread that has left its network. Ctrl-C on the terminal is for the campaign alone: what runs here is in
+    sessions of its own."""
 
     def __init__(self, machines: Sequence[str]) -> None:
         self._names = (CALLERS, *machines)
@@ -91,7 +92,7 @@ class MachineNetwork:
     def _connect(self, name: str) -> None:
         # It holds the namespace, and ends with this process, since nobody holds the other end of its input.
         command = ["unshare", "--net", "sh", "-c", "echo; exec cat"]
-        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._holders[name] = holder
         assert holder.stdout is not None
         holder.stdout.read(1)
@@ -127,7 +128,7 @@ class MachineNetwork:
 
 def _run(command: Sequence[str], lines: Sequence[str] = ()) -> None:
     """Raises OperatorError."""
-    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode != 0:
         problem = done.stderr.strip() or f"exit code {done.returncode}"
         raise OperatorError("run", " ".join(command), problem, "run it where root may make networks, or with --no-network")

@@ -117,7 +117,14 @@ class ChaosService:
     def command(self, *command: str) -> subprocess.Popen[str]:
         """Starts `tidegate COMMAND` for this service."""
         line = [*self._enter, *TIDEGATE, *command, "--connect", self.endpoint, "--timeout", str(START_S_MAX)]
-        return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # A Ctrl-C on the terminal is for the campaign alone.
+        )
 
     def stop(self) -> None:
         """As an operator would. Raises ServiceFailed if it does not end well."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +52,22 @@ def test_cuts_of_the_network_and_lost_hosts_break_no_promise_and_with_keys_nobod
     assert report["faults"].keys() <= {"cut", "host", "move"}, "one that was not done is not counted, and another takes its place"
     assert report["faults"].keys() >= {"cut", "move"}
     assert sum(report["faults"].values()) == TIMES
+
+
+@pytest.mark.root
+@pytest.mark.timeout(400)
+def test_ctrl_c_on_the_terminal_ends_a_campaign_and_nothing_that_it_looks_after(tmp_path: Path) -> None:
+    """It told every process, and those that hold the networks were gone before the last check."""
+    if why := may_have_network():
+        pytest.skip(f"needs a network of its own: {why}")
+    command = [sys.executable, "-m", "tidegate", "chaos", "--hosts", "3", "--faults", "cut", "--data", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as campaign:
+        assert campaign.stderr is not None
+        for line in campaign.stderr:
+            if " cut" in line and " calls, " in line:
+                break
+        os.killpg(campaign.pid, signal.SIGINT)
+        page, said = campaign.communicate()
+    assert campaign.returncode == 0, f"{page}{said}"
+    assert "interrupted" in page
+    assert processes_with_files_in(tmp_path / "run") == [], "nothing is left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
 import subprocess
 import sys
@@ -103,3 +104,34 @@ def test_it_closes_and_the_process_ends_while_a_name_is_looked_up(tmp_path: Path
     ready_to_hang(process)
     said, _ = process.communicate("close\n", timeout=60)
     assert (said, process.returncode) == ("closed\n", 0)
+
+
+async def seven() -> int:
+    return 7
+
+
+async def fails() -> int:
+    raise ValueError("it does")
+
+
+async def for_ever() -> int:
+    await asyncio.Event().wait()
+    return 0
+
+
+def test_what_is_begun_blocks_nobody_and_its_end_is_told_once_whatever_it_is() -> None:
+    class Closed(Exception):
+        pass
+
+    thread = LogThread(Closed)
+    told: queue.Queue[int | BaseException] = queue.Queue()
+    thread.begin(seven(), told.put)
+    assert told.get(timeout=60) == 7
+    thread.begin(fails(), told.put)
+    assert isinstance(told.get(timeout=60), ValueError)
+    thread.begin(for_ever(), told.put)
+    thread.close(nothing)
+    assert isinstance(told.get(timeout=60), Closed), "it was under way"
+    thread.begin(seven(), told.put)
+    assert isinstance(told.get(timeout=60), Closed), "it is closed"
+    assert told.empty()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.begun_appends import BegunAppends
 from tests.support.damage import forget_newest_commit
 from tests.support.no_snapshots import NoSnapshots
 from tidegate.runtime.errors import OperatorError
@@ -28,7 +29,7 @@ from tidegate.shard.store.worker_store import WorkerStore
 KEY = b"\0\1" + b"object".ljust(14)
 
 
-class Elsewhere(NoLog):
+class Elsewhere(BegunAppends, NoLog):
     """A log in memory that outlives its users. A mark is the number of the shard's records that are known."""
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.begun_appends import BegunAppends
 from tests.support.host_world import Call, World
 from tests.support.objects import Thing
 from tests.support.records import decode_record
@@ -22,12 +23,12 @@ from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.store.interface import PartlyStored, ShardCommit, ShardDamaged
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker import committer, slow_disk
+from tidegate.shard.worker import committer, gathering, slow_disk
 from tidegate.shard.worker.committer import Committer
 from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 
 
-class Disk:
+class Disk(BegunAppends):
     """A commit log that does what the test wrote into its script, and then what it is asked. What is in the script, the helper
     does, unless `writes` says so."""
 
@@ -204,6 +205,51 @@ async def test_a_log_that_is_never_written_at_once_is_not_waited_for_by_the_loop
     assert not any(made.would_wait)
     assert made.disk.writers == []
     assert threading.get_ident() not in made.disk.threads
+    made.committer.close()
+
+
+async def test_a_log_with_a_thread_of_its_own_gathers_those_who_were_answered_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "SHARE", 1e9)
+    monkeypatch.setattr(gathering, "GATHER_S_MAX", 60.0)
+    made = DiskWorld(is_written_at_once=False)
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def waits() -> None:
+        under_way.set()
+        assert go_on.wait(60.0)
+
+    made.disk.script.append(waits)
+    first = made.call(Thing, "a", "put", "k", 1)
+    await asyncio.to_thread(under_way.wait, 60.0)
+    second = made.call(Thing, "b", "put", "k", 1)
+    await asyncio.sleep(0)
+    go_on.set()
+    await first.reply
+    assert not second.reply.done()
+    third = made.call(Thing, "a", "put", "k", 2)
+    await asyncio.wait_for(asyncio.gather(second.reply, third.reply), 30.0)
+    assert len(made.disk.records) == 2, "both in one"
+    made.committer.close()
+
+
+async def test_who_is_not_joined_by_those_who_were_answered_is_committed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "SHARE", 1e9)
+    made = DiskWorld(is_written_at_once=False)
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def waits() -> None:
+        under_way.set()
+        assert go_on.wait(60.0)
+
+    made.disk.script.append(waits)
+    first = made.call(Thing, "a", "put", "k", 1)
+    await asyncio.to_thread(under_way.wait, 60.0)
+    second = made.call(Thing, "b", "put", "k", 1)
+    await asyncio.sleep(0)
+    go_on.set()
+    await first.reply
+    await second.reply
+    assert len(made.disk.records) == 2
     made.committer.close()
 
 

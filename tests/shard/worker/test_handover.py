@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 
-from tidegate.shard.worker.handover import Handover
+from tidegate.shard.worker.handover import Errand, Handover
 
 
 async def test_work_runs_in_the_helper_and_its_end_is_told_on_the_loop_once_for_each_piece() -> None:
@@ -47,4 +48,30 @@ async def test_a_closed_helper_leaves_neither_thread_nor_descriptor() -> None:
     helper.close()
     assert "left over" not in [thread.name for thread in threading.enumerate()]
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(helper._done_fd)
+        os.fstat(helper._bell._fd)
+
+
+async def test_an_errand_is_told_on_the_loop_whoever_has_done_it() -> None:
+    seen: list[bool] = []
+    here = threading.get_ident()
+    told = asyncio.Event()
+    by_another: list[Callable[[], None]] = []
+
+    def done() -> None:
+        seen.append(threading.get_ident() == here)
+        told.set()
+
+    errand = Errand(asyncio.get_running_loop(), by_another.append, done)
+    for _ in range(10):
+        errand.give()
+        threading.Thread(target=by_another.pop()).start()
+        await told.wait()
+        told.clear()
+    errand.give()
+    by_another.pop()()  # On the loop itself, before `give` has returned or not.
+    assert seen == [True] * 10, "not within the call"
+    await told.wait()
+    errand.close()
+    assert seen == [True] * 11
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(errand._bell._fd)

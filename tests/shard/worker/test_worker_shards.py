@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.support.begun_appends import BegunAppends
 from tests.support.no_snapshots import NoSnapshots
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import CallError, Moved, Unavailable, from_wire
@@ -60,7 +61,7 @@ class Streams:
         self.slow: set[int] = set()
 
 
-class StreamLog(WithoutSegments):
+class StreamLog(BegunAppends, WithoutSegments):
     """What a worker sees of them. A mark is the number of records that are known."""
 
     def __init__(self, streams: Streams) -> None:
