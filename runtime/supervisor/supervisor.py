@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,7 +28,7 @@ import msgspec
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.ending import run
-from tidegate.runtime.errors import Unavailable, one_line
+from tidegate.runtime.errors import OperatorError, Unavailable, one_line
 from tidegate.runtime.logs import settings as log_settings
 from tidegate.runtime.logs.capture import change_levels, is_journal
 from tidegate.runtime.logs.output import Outputs
@@ -46,7 +47,7 @@ from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.http_door import HttpDoor
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
-from tidegate.runtime.supervisor.member import Join, hosts_access
+from tidegate.runtime.supervisor.member import Join, Member, hosts_access
 from tidegate.runtime.supervisor.monitoring import Monitoring
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.orphans import Orphans
@@ -144,8 +145,6 @@ class Service:
     """Makes this host a member of that cluster."""
     door: Port | None = None
     """Where the other hosts of the cluster are heard."""
-    hosts_secret: str = ""
-    """By which they know each other."""
 
 
 class _Place:
@@ -204,6 +203,9 @@ class Supervisor:
         )
         self._retires_until = 0.0
         self._member = None if service.join is None else service.join(self._cluster_changed)
+        self._hosts_secret = ""
+        self._unbegun: list[Callable[[], None]] | None = None if self._member is None else []
+        """Begins each process that was started before the secret of the hosts is known: they load their modules meanwhile."""
         monitoring = Monitoring(
             self.measured,
             lambda: why_not_ready(self.supervision),
@@ -241,7 +243,7 @@ class Supervisor:
         self._beat()
         self._keep_looking_at_access()
         self._looking_at_backups = self._loop.create_task(self._keep_looking_at_backups())
-        taking_part = None if self._member is None else self._loop.create_task(self._member.run())
+        taking_part = None if self._member is None else self._loop.create_task(self._take_part(self._member))
         try:
             return await self._finished
         finally:
@@ -369,6 +371,21 @@ class Supervisor:
             self._delete_logs_once()
 
     # The cluster
+
+    async def _take_part(self, member: Member) -> None:
+        try:
+            self._hosts_secret = await member.prepare()
+        except Exception as error:
+            if not isinstance(error, OperatorError):
+                log.exception("this host cannot join its cluster")
+                error = OperatorError("join the cluster", "this host", repr(error), "report it")
+            failed = Failed(error.operation, str(error.place), error.problem, error.hint, fatal=not error.passes)
+            self._obey(self.supervision.cannot_go_on(failed, self._now()))
+            return
+        unbegun, self._unbegun = self._unbegun or [], None
+        for begin in unbegun:
+            begin()
+        await member.run()
 
     def _cluster_changed(self) -> None:
         """This host is to have other shards, or others are elsewhere."""
@@ -530,15 +547,25 @@ class Supervisor:
             self._loop.call_soon(lambda: self._obey(self.supervision.spawn_failed(seat, problem, self._now())))
             return
         self._children[seat], self._places[seat] = child, place
+        begin = partial(self._begin, child, becomes, effect, place, listen_fds)
+        if self._unbegun is None:
+            begin()
+        else:
+            self._unbegun.append(begin)
+        log.debug("%s is process %d", self.supervision.name(seat), child.pid)
+
+    def _begin(self, child: ChildProcess, becomes: int, effect: Spawn, place: _Place, listen_fds: tuple[int, ...]) -> None:
+        seat = effect.seat
+        if self._children.get(seat) is not child:  # It has ended.
+            return
         if is_router(seat):
-            child.send(self._router_spec(becomes, effect.generation, listen_fds))
+            child.begin(self._router_spec(becomes, effect.generation, listen_fds))
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
-            child.send(self._worker_spec(becomes, effect.incarnation, effect.generation, place.witness))
+            child.begin(self._worker_spec(becomes, effect.incarnation, effect.generation, place.witness))
             if effect.successor_of is None:
                 child.send(OpenShards(self.supervision.open_shards(seat)))
-        log.debug("%s is process %d", self.supervision.name(seat), child.pid)
 
     def _port(self, seat: int) -> Port:
         """Of a router."""
@@ -615,7 +642,7 @@ class Supervisor:
             settings=self._configurations.of(generation).app,
             access=self._access,
             cluster=service.cluster,
-            hosts_secret=service.hosts_secret,
+            hosts_secret=self._hosts_secret,
         )
 
     @property
@@ -646,8 +673,8 @@ class Supervisor:
             listen_fds=listen_fds,
             budget_bytes=self._budget_bytes(self._config_of(generation)),
             secret=self._secret,
-            access=self._access if seat != self.supervision.door else hosts_access(service.hosts_secret),
-            hosts_secret=service.hosts_secret,
+            access=self._access if seat != self.supervision.door else hosts_access(self._hosts_secret),
+            hosts_secret=self._hosts_secret,
             is_door=seat == self.supervision.door,
             is_clustered=service.cluster is not None,
         )

@@ -40,7 +40,7 @@ from tidegate.runtime.supervisor.access_file import is_open_to_others, read_acce
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, ServiceConfig, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
-from tidegate.runtime.supervisor.directory import DataDirectory, open_directory, open_run_directory
+from tidegate.runtime.supervisor.directory import DataDirectory, known_cluster, open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.member import Join
 from tidegate.runtime.supervisor.notify import Notifier
@@ -186,7 +186,6 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
             cluster=cluster,
             join=None if joined is None else joined.join,
             door=None if joined is None else joined.door,
-            hosts_secret="" if joined is None else joined.secret,
         )
         return supervise(service, os.environ, _banner)
 
@@ -196,18 +195,16 @@ class Joined(NamedTuple):
 
     join: Join
     door: Port
-    secret: str
 
 
 def join_hosts(
     config: Config, cluster: ClusterPlace, directory: DataDirectory, cores: int, stack: contextlib.ExitStack
 ) -> Joined:
     """Its door is open when this returns. Raises OperatorError."""
-    from tidegate.runtime.cluster.membership import Membership, prepare_to_join  # Here, because others need no NATS.
+    from tidegate.runtime.cluster.membership import Membership  # Here, because others need no NATS.
     from tidegate.runtime.cluster.records import Beat
 
     name = config.service.host_name or platform.node() or directory.host
-    secret = prepare_to_join(cluster.servers, cluster.name, directory.host)
     door = keep_port(config.service.advertise)
     stack.callback(door.close)
     door.endpoint = f"{config.service.advertise.rpartition(':')[0]}:{door.endpoint.rpartition(':')[2]}"
@@ -215,9 +212,9 @@ def join_hosts(
     me = Beat(directory.host, secrets.token_hex(8), 0, 0, name, "", config.service.listen, min(cores, workers))
 
     def join(changed: Callable[[], object]) -> Membership:
-        return Membership(cluster.servers, cluster.name, me, directory.shards, changed)
+        return Membership(cluster.servers, cluster.name, me, directory.shards, changed, directory.check_cluster)
 
-    return Joined(join, door, secret)
+    return Joined(join, door)
 
 
 def _cluster_place(service: ServiceConfig) -> ClusterPlace:
@@ -225,7 +222,8 @@ def _cluster_place(service: ServiceConfig) -> ClusterPlace:
 
 
 def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | None) -> DataDirectory:
-    """Raises OperatorError."""
+    """Raises OperatorError. One that knows its cluster opens before the servers are asked: they may need seconds to find each
+    other, and processes are started meanwhile."""
     path = Path(config.service.data)
     if cluster is None:
         return open_directory(path, shards_if_new)
@@ -234,6 +232,8 @@ def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | 
     except ModuleNotFoundError as error:
         hint = f"install it: {how_to_install('tidegate[cluster]')}"
         raise OperatorError("use the cluster", cluster.name, f"there is no {error.name}", hint) from error
+    if (known := known_cluster(path)) is not None:
+        return open_directory(path, known.shards, known.id)
     founding = find_or_found(cluster.servers, cluster.name, shards_if_new)
     return open_directory(path, founding.shards, founding.id)
 
