@@ -105,6 +105,7 @@ class RouterMachine:
         self._put_off = put_off
         self._told_crowded: set[bytes] = set()
         """Those of them of whom nothing is to be started any more, and all workers know that."""
+        self._topology = topology
         self._table = SlotTable(topology)
         self._system = SystemCalls(self._table)
         self._too_many_wires: dict[tuple[int, bool], Any] = {}
@@ -363,7 +364,7 @@ class RouterMachine:
     def topology_changed(self, topology: Topology, now: float) -> None:
         """Calls in flight to a worker that is down, or another process than before, are answered `shard_lost`; the
         replies that it sent before must have been given to `replied`. Calls that waited for it may go out."""
-        table = SlotTable(topology)
+        table, is_newer = SlotTable(topology), topology.epoch != self._topology.epoch
         self._topology = topology
         while len(self.workers) < len(topology.endpoints):
             index = len(self.workers)
@@ -386,8 +387,8 @@ class RouterMachine:
         moved = table.owners != self._table.owners
         self._table = table
         self._tell_topology()
-        if moved or self._early or not self._by_slot:
-            self._early = False
+        if moved or (self._early and is_newer) or not self._by_slot:
+            self._early = False  # Not because a connection has come up: who refused a call would get it again.
             self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
             self._reroute_unsent(now)
 

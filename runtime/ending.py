@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -50,6 +50,23 @@ async def within(limit_s: float, what: Coroutine[Any, Any, T]) -> T:
     task = asyncio.get_running_loop().create_task(what)
     try:
         await asyncio.wait({task}, timeout=limit_s)
+    finally:
+        if not task.done():
+            await end({task})
+    if not task.done() or task.cancelled():
+        raise TimeoutError
+    return task.result()
+
+
+async def while_it_goes_on(steps: Callable[[], int], limit_s: float, what: Coroutine[Any, Any, T]) -> T:
+    """As `within`, of what may take as long as it likes while `steps` grows: raises TimeoutError where it has not for `limit_s`,
+    and before twice that."""
+    task = asyncio.get_running_loop().create_task(what)
+    before = -1
+    try:
+        while not task.done() and (now := steps()) != before:
+            before = now
+            await asyncio.wait({task}, timeout=limit_s)
     finally:
         if not task.done():
             await end({task})

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from tidegate.shard.replicated.refusals import ACCOUNT_FULL, next_step
+
 FULL_SHARE = 0.8
 """Of what may be stored: beyond, there is little time left to do something about it."""
 CLOCKS_APART_S = 0.5
@@ -112,6 +114,8 @@ class StreamTold(msgspec.Struct, frozen=True):
 class AccountLimits(msgspec.Struct, frozen=True):
     max_storage: int = -1
     max_streams: int = -1
+    max_bytes_required: bool = False
+    storage_max_stream_bytes: int = -1
 
 
 class AccountSeen(msgspec.Struct, frozen=True):
@@ -200,11 +204,19 @@ def of_stream(name: str, seen: StreamTold, replicas: int) -> list[Symptom]:
 
 def of_account(account: AccountSeen) -> list[Symptom]:
     where = "the account of the hosts"
-    found = _filling(where, account.storage, account.limits.max_storage, "give the account more file storage")
+    found = _filling(where, account.storage, account.limits.max_storage, next_step(ACCOUNT_FULL, "", ""))
     most = account.limits.max_streams
     if 0 < most <= account.streams:
         what = f"it has {account.streams} of {most} streams: no snapshot, no new cluster and no check of the fence finds room"
-        found.append(Symptom(what, where, "let the account have more streams"))
+        found.append(Symptom(what, where, next_step(10027, "", "")))
+    if account.limits.max_bytes_required:
+        what = "it wants max_bytes of every stream: none can be made, of no cluster and for no snapshot"
+        found.append(Symptom(what, where, next_step(10113, "", "")))
+    if account.limits.storage_max_stream_bytes > 0:
+        what = (
+            f"none of its streams may be larger than {_size(account.limits.storage_max_stream_bytes)}: one without a bound, as a"
+        )
+        found.append(Symptom(f"{what} shard needs it, cannot be made", where, next_step(10122, "", "")))
     return found
 
 

@@ -26,11 +26,12 @@ from tidegate.runtime.cluster.bucket import PlacementRecord, hosts_secret
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
 from tidegate.runtime.cluster.picture import HOST_STATES, picture
 from tidegate.runtime.cluster.records import Beat, decode_beat, encode
-from tidegate.runtime.ending import end, run, within
+from tidegate.runtime.ending import end, within
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.counts import Labels, Value
 from tidegate.runtime.wire.supervisor_messages import Problem
-from tidegate.shard.replicated.servers import ANSWER_S, check_open, close, connect, said_by
+from tidegate.shard.replicated.founding import founded, patiently
+from tidegate.shard.replicated.servers import ANSWER_S, check_open, close, connect, next_step_after, said_by
 
 log = logging.getLogger("tidegate")
 
@@ -52,8 +53,17 @@ def beats_of(cluster: str) -> str:
 
 
 class Membership:
-    def __init__(self, servers: Sequence[str], cluster: str, me: Beat, shards: int, changed: Callable[[], object]) -> None:
-        """`changed` is called, on the loop that `run` runs on, when `machine` may say something else than before."""
+    def __init__(
+        self,
+        servers: Sequence[str],
+        cluster: str,
+        me: Beat,
+        shards: int,
+        changed: Callable[[], object],
+        check: Callable[[str], object],
+    ) -> None:
+        """`changed` is called, on the loop that `run` runs on, when `machine` may say something else than before. `check` raises
+        OperatorError where what this host has is not of the cluster of that id."""
         self.machine = MemberMachine(me, shards)
         self.problem = ""
         """Why it does not take part now, in words."""
@@ -61,6 +71,7 @@ class Membership:
         self._cluster = cluster
         self._shards = shards
         self._changed = changed
+        self._check = check
         self._client: Client | None = None
         self._look = asyncio.Event()
         self._complaints: set[str] = set()
@@ -69,6 +80,32 @@ class Membership:
         self._was_read_at = time.monotonic()
         self._failing_since: float | None = None
         """Since when the placement can be read or written no longer."""
+
+    async def prepare(self) -> str:
+        """The secret of the hosts. Raises OperatorError, also where another process says that it is this host."""
+
+        async def step(client: Client) -> str:
+            self._check((await founded(client, self._cluster, self._shards)).id)
+            return await hosts_secret(client, self._cluster)
+
+        try:
+            secret = await patiently(self._servers, self._cluster, step, looks=True)
+            there = await self._listen_first()
+        except _FAULTS as error:
+            raise OperatorError("join the cluster", self._cluster, said_by(error), next_step_after(error), passes=True) from error
+        me = self.machine.me
+        if (twin := there.get(me.id)) is not None:
+            hint = "stop that one; or, if this data directory is a copy of its, start with an empty one"
+            problem = f"a host of this id ({me.id}, {twin.name}) is there already"
+            raise OperatorError("join the cluster", self._cluster, problem, hint)
+        return secret
+
+    async def _listen_first(self) -> dict[str, Beat]:
+        client = await connect(self._servers)
+        try:
+            return await listen(client, self._cluster, LISTEN_S)
+        finally:
+            await close(client)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -288,27 +325,6 @@ class Membership:
         if text not in self._complaints and len(self._complaints) < 100:
             self._complaints.add(text)
             log.warning("%s", text)
-
-
-def prepare_to_join(servers: Sequence[str], cluster: str, id: str) -> str:
-    """Blocks. The secret of the hosts. Raises OperatorError, also where another process says that it is the host of that id."""
-
-    async def ask() -> tuple[str, dict[str, Beat]]:
-        client = await connect(servers)
-        try:
-            return await hosts_secret(client, cluster), await listen(client, cluster, LISTEN_S)
-        finally:
-            await close(client)
-
-    try:
-        secret, there = run(ask())
-    except _FAULTS as error:
-        hint = "see that JetStream is enabled and that enough servers of the cluster run"
-        raise OperatorError("join the cluster", cluster, said_by(error), hint, passes=True) from error
-    if (twin := there.get(id)) is not None:
-        hint = "stop that one; or, if this data directory is a copy of its, start with an empty one"
-        raise OperatorError("join the cluster", cluster, f"a host of this id ({id}, {twin.name}) is there already", hint)
-    return secret
 
 
 async def listen(

@@ -46,9 +46,12 @@ class NatsServers:
         token: str = "",
         places: Sequence[ServerPlace] = (),
         sync_intervals: Sequence[str] = (),
+        more: str = "",
     ) -> None:
         """`token`: by which they know each other. With that of an earlier run in this folder they have what that one had.
-        `places`: of each, where that is not this one. `sync_intervals`: of each; `always` unless given."""
+        `places`: of each, where that is not this one. `sync_intervals`: of each; `always` unless given. `more`: is in the
+        configuration of each, too."""
+        self._more = more
         self._folder = folder
         self._ports = _free_ports(3 * servers)
         self._places = tuple(places) or (LOOPBACK,) * servers
@@ -144,6 +147,7 @@ class NatsServers:
             f'server_name: "{name}"\nlisten: "{here}"\nhttp: "{self._monitor(at)}"\nmax_payload: {self._max_payload}\n'
             f'jetstream {{ store_dir: "{self._folder / name}", sync_interval: {self._sync_intervals[at]} }}\n'
             + (cluster if many > 1 else "")
+            + self._more
         )
 
 

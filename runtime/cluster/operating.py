@@ -27,7 +27,7 @@ from tidegate.runtime.cluster.records import Beat, ClusterPlacement, PlacedHost
 from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import find_founded
-from tidegate.shard.replicated.servers import START_PAUSE_S, close, connect, said_by
+from tidegate.shard.replicated.servers import START_PAUSE_S, close, connect, next_step_after, said_by
 from tidegate.shard.replicated.snapshot_listing import KeptOfShard, kept_of_shards
 from tidegate.shard.replicated.snapshot_wishes import wish_for_snapshots
 from tidegate.shard.replicated.worker_log import stream_name
@@ -40,7 +40,6 @@ _LOGS_S = 5.0
 PASSING_S = 10.0
 """For so long what servers refuse is asked again: a leader that is replaced takes 4 s."""
 _WRITE_TRIES = 20
-_HINT = "see that JetStream is enabled and that enough servers of the cluster run"
 
 T = TypeVar("T")
 Edit = Callable[[ClusterPlacement, Mapping[str, Beat]], ClusterPlacement]
@@ -91,7 +90,7 @@ def take_snapshots(
     OperatorError also for a shard that the cluster has not."""
 
     async def ask(client: Client) -> list[SnapshotSaid]:
-        founding = await find_founded(client, cluster)
+        founding = await _patiently(client, lambda client: find_founded(client, cluster))
         for shard in shards:
             if shard >= founding.shards:
                 hint = f"the last one is {founding.shards - 1}"
@@ -99,7 +98,7 @@ def take_snapshots(
         wanted = list(dict.fromkeys(shards)) or list(range(founding.shards))
         return await wish_for_snapshots(client, cluster, wanted, told, PASSING_S)
 
-    return asked(servers, cluster, ask)
+    return asked(servers, cluster, ask, again=False)
 
 
 def hosts_there(servers: Sequence[str], cluster: str) -> tuple[int, list[str]]:
@@ -174,12 +173,12 @@ def balance_load(servers: Sequence[str], cluster: str, for_s: float, *, is_tried
     exchanged); what was found, and the names of hosts by id. Raises OperatorError also while shards are under way."""
 
     async def ask(client: Client) -> tuple[Balance, dict[str, str]]:
-        record = await _record(client, cluster)
+        record = await _patiently(client, lambda client: _record(client, cluster))
         beats: list[Beat] = []
         await listen(client, cluster, for_s, beats.append)
         live = await listen(client, cluster, LISTEN_S)
         for _ in range(_WRITE_TRIES):
-            placement, revision = await record.read()
+            placement, revision = await _patiently(client, lambda _: record.read())
             if any(each.serves != each.should for each in picture(placement, live).shards):
                 hint = "wait until they have arrived: tidegate cluster status"
                 raise OperatorError("balance the load of", cluster, "shards are under way, or not served", hint, passes=True)
@@ -189,7 +188,7 @@ def balance_load(servers: Sequence[str], cluster: str, for_s: float, *, is_tried
                 return found, {id: beat.name for id, beat in live.items()}
         raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
 
-    return asked(servers, cluster, ask)
+    return asked(servers, cluster, ask, again=False)
 
 
 async def is_written(client: Client, record: PlacementRecord, placement: ClusterPlacement, revision: int) -> bool:
@@ -217,15 +216,16 @@ async def _record(client: Client, cluster: str) -> PlacementRecord:
     return PlacementRecord(client, cluster, (await find_founded(client, cluster)).shards)
 
 
-def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitable[T]]) -> T:
-    """What `ask` says of it; it is asked again where servers refuse what they may do in a moment."""
+def asked(servers: Sequence[str], cluster: str, ask: Callable[[Client], Awaitable[T]], *, again: bool = True) -> T:
+    """What `ask` says of it; it is asked again where servers refuse what they may do in a moment. Not `again`: it sees to that
+    itself, step by step, for what it has measured or begun is not to be begun anew."""
 
     async def asking() -> T:
         client = await connect(servers)
         try:
-            return await _patiently(client, ask)
+            return await (_patiently(client, ask) if again else ask(client))
         except (nats.errors.Error, OSError) as error:
-            raise OperatorError("ask the cluster", cluster, said_by(error), _HINT, passes=True) from error
+            raise OperatorError("ask the cluster", cluster, said_by(error), next_step_after(error), passes=True) from error
         except msgspec.MsgspecError as error:
             hint = "see that this version of Tidegate is that of its hosts"
             raise OperatorError("read the placement of", cluster, str(error), hint) from error

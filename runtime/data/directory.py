@@ -15,6 +15,7 @@ Rule 2: a directory that this version does not understand is left exactly as it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -56,6 +57,7 @@ _HINTS = {
     errno.EIO: "check the disk and the kernel's log",
     errno.ENOTDIR: "a part of this path is no directory; choose another with --data",
 }
+_ANOTHER = "choose an empty directory with --data"
 _NAME_IT = "name the one that the service was given with --data"
 """To who looks at a directory that there should be already."""
 
@@ -83,6 +85,11 @@ class DataDirectory:
         """Of a cluster: the id of this host."""
         self._description = description
         self._counted = counted
+
+    def check_cluster(self, id: str) -> None:
+        """Raises OperatorError where it is a cache of another's logs."""
+        if self._description.cluster != id:
+            raise _is_of_another(self.path, self._description.cluster, id, _ANOTHER)
 
     def count_start(self) -> None:
         """Makes up for it where there was no room to count this start when it began."""
@@ -126,6 +133,22 @@ def open_directory(path: Path, shards_if_new: int, cluster: str = "") -> DataDir
 
 def _cannot_open(path: Path, error: OSError, hint: str) -> OperatorError:
     return OperatorError("open data directory", path, error.strerror or str(error), hint, passes=error.errno in _PASSES)
+
+
+class KnownCluster(NamedTuple):
+    """Of whose logs a directory is a cache."""
+
+    id: str
+    shards: int
+
+
+def known_cluster(path: Path) -> KnownCluster | None:
+    """None also where it cannot be read: whoever opens it says why."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        found = msgspec.json.decode((path / "tidegate.json").read_bytes(), type=_Description)
+        if found.cluster:
+            return KnownCluster(found.cluster, found.shards)
+    return None
 
 
 class Described(NamedTuple):
@@ -223,7 +246,7 @@ def _create(path: Path) -> None:
 
 
 def _begin_start(path: Path, lock_fd: int, shards_if_new: int, cluster: str) -> DataDirectory:
-    found = _read_description(path, "choose an empty directory with --data", cluster)
+    found = _read_description(path, _ANOTHER, cluster)
     description = found or _Description(FORMAT, shards_if_new, 0, cluster)
     description.format = CACHE_FORMAT if cluster else FORMAT
     if cluster:
@@ -282,16 +305,18 @@ def _read_description(path: Path, elsewhere: str, cluster: str = "") -> _Descrip
     if not 1 <= description.shards <= SHARDS_MAX or description.shards & (description.shards - 1) or description.starts < 0:
         raise OperatorError("read", file, "damaged: impossible numbers", _restore(path))
     if description.cluster != cluster:
-        raise OperatorError("open data directory", path, _not_of(description.cluster, cluster), elsewhere)
+        raise _is_of_another(path, description.cluster, cluster, elsewhere)
     return description
 
 
-def _not_of(found: str, wanted: str) -> str:
+def _is_of_another(path: Path, found: str, wanted: str, elsewhere: str) -> OperatorError:
     if not wanted:
-        return "it is a cache of the logs of a cluster, and has nothing that these have not; serve it with --cluster"
-    return (
-        f"it is a cache of another cluster ({found}, and this is {wanted})" if found else "it is of a service without a cluster"
-    )
+        problem = "it is a cache of the logs of a cluster, and has nothing that these have not; serve it with --cluster"
+    elif found:
+        problem = f"it is a cache of another cluster ({found}, and this is {wanted})"
+    else:
+        problem = "it is of a service without a cluster"
+    return OperatorError("open data directory", path, problem, elsewhere)
 
 
 def _restore(path: Path) -> str:

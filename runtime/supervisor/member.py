@@ -52,6 +52,10 @@ class Member(Protocol):
     def measured(self) -> dict[str, dict[Labels, Value]]:
         """By key of the catalogue of metrics, and by labels."""
 
+    async def prepare(self) -> str:
+        """Before `run`, and before any process of this host is told what it is for: the secret by which the hosts know each
+        other. Raises OperatorError where this host can be no member."""
+
     async def run(self) -> None:
         """Until it is cancelled; it never holds up the loop."""
 

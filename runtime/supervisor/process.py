@@ -96,13 +96,25 @@ class ChildProcess:
         self._pidfd = os.pidfd_open(self.pid)
         self._control = stream_to_child(control, loop, self.pid)
         self._control.start(on_message)
+        self._early: list[ToChild] | None = []
+        """What it is to be told after its first message."""
         loop.add_reader(self._pidfd, self._on_exited)
         if on_stuck is not None:
             loop.add_reader(self._stuck_fd, self._on_stuck_begun)
 
+    def begin(self, first: ToChild) -> None:
+        """What it waits for once it is started and has its modules. What was sent before comes behind it."""
+        assert self._early is not None, "it has begun"
+        early, self._early = self._early, None
+        for message in (first, *early):
+            self._control.send(message)
+
     def send(self, message: ToChild) -> None:
         """Never blocks and never fails: a child that does not read is for liveness to judge."""
-        self._control.send(message)
+        if self._early is None:
+            self._control.send(message)
+        else:
+            self._early.append(message)
 
     def call(self, name: str) -> None:
         """It is somebody else from now on."""

@@ -56,8 +56,6 @@ class Service:
     """Makes this host a member of that cluster."""
     door: Port | None = None
     """Where the other hosts of the cluster are heard."""
-    hosts_secret: str = ""
-    """By which they know each other."""
 
     def port_of(self, *, is_door: bool) -> Port:
         """Where a router gets its sockets from."""

@@ -28,6 +28,8 @@ class Specs:
         self._service = service
         self._configurations = configurations
         self._secret = secrets.token_hex(16)
+        self.hosts_secret = ""
+        """By which the hosts of a cluster know each other; once it is known."""
         # What object code starts need not know the secrets of the app.
         self._environment = {k: v for k, v in environment_for_children().items() if not k.startswith(APP_VARIABLES)}
 
@@ -69,7 +71,7 @@ class Specs:
             settings=self._configurations.of(started.generation).app,
             access=_access(service),
             cluster=service.cluster,
-            hosts_secret=service.hosts_secret,
+            hosts_secret=self.hosts_secret,
         )
 
     def of_router(self, seat: int, generation: int, listen_fds: tuple[int, ...], *, is_door: bool, name: str) -> RouterSpec:
@@ -84,8 +86,8 @@ class Specs:
             listen_fds=listen_fds,
             budget_bytes=self._budget_bytes(self._config_of(generation)),
             secret=self._secret,
-            access=hosts_access(service.hosts_secret) if is_door else _access(service),
-            hosts_secret=service.hosts_secret,
+            access=hosts_access(self.hosts_secret) if is_door else _access(service),
+            hosts_secret=self.hosts_secret,
             is_door=is_door,
             is_clustered=service.cluster is not None,
         )

@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,13 +28,14 @@ from tidegate.runtime.data.backup_notes import NAME as BACKUPS_NAME
 from tidegate.runtime.data.backup_notes import read_notes
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.ending import run
-from tidegate.runtime.errors import Unavailable, one_line
+from tidegate.runtime.errors import OperatorError, Unavailable, one_line
 from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.supervisor.access_watch import LOOK_S
 from tidegate.runtime.supervisor.config import Config, Configuration
 from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
+from tidegate.runtime.supervisor.member import Member
 from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.operators.command_socket import CommandSocket
 from tidegate.runtime.supervisor.operators.errands import Errands
@@ -150,6 +152,8 @@ class Supervisor:
         )
         self._retires_until = 0.0
         self._member = None if service.join is None else service.join(self._cluster_changed)
+        self._unbegun: list[Callable[[], None]] | None = None if self._member is None else []
+        """Begins each process that was started before the secret of the hosts is known: they load their modules meanwhile."""
         monitoring = Monitoring(
             self.measured,
             lambda: why_not_ready(self.supervision),
@@ -185,7 +189,7 @@ class Supervisor:
         self._beat()
         self._keep_looking_at_access()
         self._looking_at_backups = self._loop.create_task(self._keep_looking_at_backups())
-        taking_part = None if self._member is None else self._loop.create_task(self._member.run())
+        taking_part = None if self._member is None else self._loop.create_task(self._take_part(self._member))
         try:
             return await self._finished
         finally:
@@ -313,6 +317,21 @@ class Supervisor:
             self._delete_logs_once()
 
     # The cluster
+
+    async def _take_part(self, member: Member) -> None:
+        try:
+            self._specs.hosts_secret = await member.prepare()
+        except Exception as error:
+            if not isinstance(error, OperatorError):
+                log.exception("this host cannot join its cluster")
+                error = OperatorError("join the cluster", "this host", repr(error), "report it")
+            failed = Failed(error.operation, str(error.place), error.problem, error.hint, fatal=not error.passes)
+            self._obey(self.supervision.cannot_go_on(failed, self._now()))
+            return
+        unbegun, self._unbegun = self._unbegun or [], None
+        for begin in unbegun:
+            begin()
+        await member.run()
 
     def _cluster_changed(self) -> None:
         """This host is to have other shards, or others are elsewhere."""
@@ -450,7 +469,7 @@ class Supervisor:
             self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _spawn(self, effect: Spawn) -> None:
-        service, seat, suspicion = self._service, effect.seat, self.supervision.suspicion
+        service, seat = self._service, effect.seat
         becomes = seat if effect.successor_of is None else effect.successor_of
         place = _Place(seat, self._witness(effect), is_door=becomes == self.supervision.door)
         try:
@@ -474,17 +493,27 @@ class Supervisor:
             self._loop.call_soon(lambda: self._obey(self.supervision.spawn_failed(seat, problem, self._now())))
             return
         self._children[seat], self._places[seat] = child, place
+        begin = partial(self._begin, child, becomes, effect, place, listen_fds)
+        if self._unbegun is None:
+            begin()
+        else:
+            self._unbegun.append(begin)
+        log.debug("%s is process %d", self.supervision.name(seat), child.pid)
+
+    def _begin(self, child: ChildProcess, becomes: int, effect: Spawn, place: _Place, listen_fds: tuple[int, ...]) -> None:
+        seat, suspicion = effect.seat, self.supervision.suspicion
+        if self._children.get(seat) is not child:  # It has ended.
+            return
         if is_router(seat):
             name = self.supervision.name(becomes)
-            child.send(self._specs.of_router(becomes, effect.generation, listen_fds, is_door=place.is_door, name=name))
+            child.begin(self._specs.of_router(becomes, effect.generation, listen_fds, is_door=place.is_door, name=name))
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
             watched, quarantined = suspicion.is_watched(becomes, self._now()), suspicion.quarantined(self._now())
-            child.send(self._specs.of_worker(becomes, effect, place.witness, watched=watched, quarantined=quarantined))
+            child.begin(self._specs.of_worker(becomes, effect, place.witness, watched=watched, quarantined=quarantined))
             if effect.successor_of is None:
                 child.send(OpenShards(self.supervision.open_shards(seat)))
-        log.debug("%s is process %d", self.supervision.name(seat), child.pid)
 
     def _promote(self, effect: Promote) -> None:
         self._children[effect.seat] = self._children.pop(effect.successor)

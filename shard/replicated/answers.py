@@ -12,11 +12,11 @@ from __future__ import annotations
 import msgspec
 
 from tidegate.shard.replicated.owner import Acknowledged, Event, FenceRefused, LogRefused, PublishUnanswered
+from tidegate.shard.replicated.refusals import ACCOUNT_FULL, NO_STORAGE, SERVERS_FULL
 
 WRONG_SEQUENCE = 10071
 STORE_FAILED = 10077
-NO_STORAGE = 10047
-REFUSED_BEFORE_IT_IS_PROPOSED = frozenset({10002, 10023})
+REFUSED_BEFORE_IT_IS_PROPOSED = frozenset({ACCOUNT_FULL, SERVERS_FULL})
 """No room in the account, or on the server that leads."""
 FULL = frozenset({"maximum bytes exceeded", "maximum messages exceeded"})
 """Of the descriptions of 10077 those that are found before the message is proposed."""
@@ -45,7 +45,7 @@ def publish_event(answer: PublishAnswer, stream: str) -> Event:
     if error.err_code == WRONG_SEQUENCE:
         return FenceRefused()
     if error.err_code in REFUSED_BEFORE_IT_IS_PROPOSED:
-        return LogRefused()
+        return LogRefused(error.err_code)
     if error.err_code == STORE_FAILED and error.description in FULL:
-        return LogRefused()
+        return LogRefused(error.err_code)
     return PublishUnanswered(no_room=error.err_code in (STORE_FAILED, NO_STORAGE))

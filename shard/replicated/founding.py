@@ -26,7 +26,16 @@ from nats.js.kv import KeyValue
 
 from tidegate.runtime.ending import run
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, check_fence, close, connect, said_by
+from tidegate.shard.replicated.servers import (
+    ANSWER_S,
+    START_PAUSE_S,
+    START_S,
+    check_fence,
+    close,
+    connect,
+    next_step_after,
+    said_by,
+)
 from tidegate.shard.replicated.stream import ShardStream, is_used
 from tidegate.shard.replicated.worker_log import stream_name
 
@@ -82,7 +91,7 @@ def find_or_found(servers: Sequence[str], name: str, shards_if_new: int) -> Foun
     OperatorError."""
 
     async def step(client: Client) -> Founding:
-        return await _found(client, name, shards_if_new)
+        return await founded(client, name, shards_if_new)
 
     return run(patiently(servers, name, step, looks=True))
 
@@ -102,8 +111,7 @@ async def patiently(
                 return await step(client)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:  # Servers that may just have found each other.
                 if asyncio.get_running_loop().time() >= give_up_at:
-                    hint = "see that JetStream is enabled and that enough servers of the cluster run"
-                    raise OperatorError("found the cluster", name, said_by(error), hint, passes=True) from error
+                    raise OperatorError("found the cluster", name, said_by(error), next_step_after(error), passes=True) from error
             await _pause()
     finally:
         await close(client)
@@ -114,9 +122,9 @@ async def _pause() -> None:
     await asyncio.sleep(START_PAUSE_S * _chance.uniform(0.5, 1.5))
 
 
-async def _found(client: Client, name: str, shards_if_new: int) -> Founding:
-    """Each step may be taken again, and by several hosts. Raises KeyWrongLastSequenceError where another one was faster, or the
-    record was old."""
+async def founded(client: Client, name: str, shards_if_new: int) -> Founding:
+    """What was founded under that name, or is now. May be called again, and by several hosts. Raises KeyWrongLastSequenceError
+    where another one was faster, or the record was old."""
     bucket = await open_bucket(client, name)
     found, revision = await written(bucket, Founding(token_hex(8), shards_if_new, made=False))
     if found.made:

@@ -63,6 +63,9 @@ class FenceRefused(NamedTuple):
 class LogRefused(NamedTuple):
     """There is no room, as was found before the replicas were asked: it is not stored this time. An earlier time it may be."""
 
+    code: int = 0
+    """By which the engine says whose room that is."""
+
 
 class PublishUnanswered(NamedTuple):
     """Timed out, nobody there, connection lost, or an answer that does not settle it: it may be stored, now or later."""
@@ -153,6 +156,8 @@ class Refuse(NamedTuple):
     """The record is not stored, for want of room. The shard is owned still."""
 
     position: int
+    code: int = 0
+    """As `LogRefused` has it."""
 
 
 class ShutOut(NamedTuple):
@@ -286,7 +291,7 @@ class ShardOwner:
                 self._in_doubt = True
                 return self._read()
             case LogRefused():
-                return self._refused()
+                return self._refused(event)
             case PublishUnanswered():
                 self._in_doubt = True
                 self._is_full = event.no_room
@@ -410,7 +415,7 @@ class ShardOwner:
         self.state = Ownership.OWNING
         return [Own(self.place) if is_claim else Confirm(self.place.position, self.place)]
 
-    def _refused(self) -> list[Effect]:
+    def _refused(self, event: LogRefused) -> list[Effect]:
         """There was no room this time; an earlier time there may have been."""
         self._is_full = True
         if self._in_doubt:
@@ -419,7 +424,7 @@ class ShardOwner:
             return self._wait()
         self._rest = []
         self.state = Ownership.OWNING
-        return [Refuse(self.place.position + 1)]
+        return [Refuse(self.place.position + 1, event.code)]
 
     def _stop(self, effect: ShutOut | LeaveBehind | StopDamaged) -> list[Effect]:
         self.state = Ownership.STOPPED

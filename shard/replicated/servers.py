@@ -22,6 +22,7 @@ from tidegate.runtime.ending import within
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.answers import WRONG_SEQUENCE, EngineError, decode_publish_answer
 from tidegate.shard.replicated.message import FENCE
+from tidegate.shard.replicated.refusals import next_step
 
 ENGINE_VERSION_MIN = (2, 15, 1)
 """In 2.9.10 (Debian 12) a fence by subject let two owners in, in nearly every race; what is between was not looked at."""
@@ -31,6 +32,7 @@ PING_S = 1
 START_S = 20.0
 """For servers that are just starting to find each other."""
 START_PAUSE_S = 0.2
+ENOUGH_SERVERS = "see that JetStream is enabled and that enough servers of the cluster run"
 
 logger = logging.getLogger("tidegate")
 
@@ -79,6 +81,12 @@ def said_by(error: BaseException) -> str:
     return said or type(error).__name__
 
 
+def next_step_after(error: BaseException, otherwise: str = ENOUGH_SERVERS) -> str:
+    """Of an operator."""
+    code = error.err_code if isinstance(error, nats.js.errors.APIError) else 0
+    return next_step(code or 0, said_by(error), otherwise)
+
+
 def check_version(version: tuple[int, int, int], server: str) -> None:
     if version < ENGINE_VERSION_MIN:
         found, least = (".".join(map(str, each)) for each in (version, ENGINE_VERSION_MIN))
@@ -120,8 +128,8 @@ async def _connect(servers: Sequence[str]) -> Client:
         raise
     except TimeoutError:
         await close(client)
-        hint = "start nats-server there, or see whether its address is right"
         problem = "nobody answers" if quiet.last is None else said_by(quiet.last)
+        hint = next_step(0, problem, "start nats-server there, or see whether its address is right")
         raise OperatorError("connect to", ", ".join(without_credentials(servers)), problem, hint, passes=True) from None
 
 
@@ -189,40 +197,46 @@ async def ask_patiently(
                     return answer
                 await asyncio.sleep(START_PAUSE_S)
     except TimeoutError:
-        problem = answer.error.description if answer.error is not None else "no answer"
-        hint = "see that JetStream is enabled and that enough servers of the cluster run"
-        raise OperatorError("ask nats-server", what, problem, hint, passes=True) from None
+        error = answer.error or EngineError(description="no answer")
+        hint = next_step(error.err_code, error.description, ENOUGH_SERVERS)
+        raise OperatorError("ask nats-server", what, _words(error), hint, passes=True) from None
+
+
+def _words(error: EngineError) -> str:
+    return f"{error.description} ({error.err_code})" if error.err_code else error.description
 
 
 async def check_fence(client: Client, replicas: int, fence: str = FENCE) -> None:
     """Shows that this engine, by this header, refuses what does not follow the stream's last message: in a stream made for that,
     in which the last sequence of the subject is another one. A header that is misspelt, or not known, is silently no fence.
     Raises OperatorError: at once where something was stored that should not have been; what is not answered is tried anew."""
-    tries: list[str] = []
+    tries: list[EngineError] = []
     try:
         async with asyncio.timeout(START_S):
             while not await _try_fence(client, replicas, fence, tries):
                 await asyncio.sleep(START_PAUSE_S)
     except TimeoutError:
-        hint = "see that enough servers of the cluster run"
-        raise OperatorError(
-            "check the fence of", "nats-server", "; ".join(tries[-3:]) or "no answer", hint, passes=True
-        ) from None
+        tries = tries[-3:] or [EngineError(description="no answer")]
+        problem = "; ".join(dict.fromkeys(map(_words, tries)))
+        hint = next_step(tries[-1].err_code, tries[-1].description, "see that enough servers of the cluster run")
+        raise OperatorError("check the fence of", "nats-server", problem, hint, passes=True) from None
 
 
-async def _try_fence(client: Client, replicas: int, fence: str, tries: list[str]) -> bool:
+async def _try_fence(client: Client, replicas: int, fence: str, tries: list[EngineError]) -> bool:
     name = f"tidegate-fence-{token_hex(8)}"
     subjects = [f"tidegate.fence.{name}.{each}" for each in ("a", "b")]
     settings = {"name": name, "subjects": subjects, "num_replicas": replicas, "storage": "file"}
-    await ask_patiently(client, f"STREAM.CREATE.{name}", settings)
     try:
+        if (error := (await ask(client, f"STREAM.CREATE.{name}", settings)).error) is not None:
+            tries.append(error)
+            return False
         for at, after, expected in ((0, None, 1), (1, None, 2), (0, 1, WRONG_SEQUENCE), (0, 7, WRONG_SEQUENCE), (0, 2, 3)):
             headers = None if after is None else {fence: str(after)}
             try:
                 message = await client.request(subjects[at], b"fence", timeout=ANSWER_S, headers=headers)
                 answer = decode_publish_answer(message.data)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
-                tries.append(said_by(error))
+                tries.append(EngineError(description=said_by(error)))
                 return False
             if answer.error is None and expected == WRONG_SEQUENCE:
                 raise OperatorError(
@@ -233,7 +247,7 @@ async def _try_fence(client: Client, replicas: int, fence: str, tries: list[str]
                 )
             found = answer.seq if answer.error is None else answer.error.err_code
             if found != expected:
-                tries.append(f"{found} where {expected} was due")
+                tries.append(answer.error or EngineError(description=f"{found} where {expected} was due"))
                 return False
         return True
     finally:

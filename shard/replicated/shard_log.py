@@ -37,6 +37,7 @@ from tidegate.shard.replicated.owner import (
     Wait,
     WaitOver,
 )
+from tidegate.shard.replicated.refusals import why_full
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.store.interface import ShardLeftBehind
@@ -145,8 +146,7 @@ class ShardLog:
                 self._counts.claims += isinstance(effect, Own)
                 return effect
             case Refuse():
-                hint = "give its stream more room: `nats stream edit --max-bytes`"
-                raise LogFull("append to the stream", self.stream.name, "it is full", hint, passes=True)
+                raise LogFull("append to the stream", self.stream.name, *why_full(effect.code, self.stream.name), passes=True)
             case StopDamaged():
                 raise effect.error
             case LeaveBehind():
@@ -218,7 +218,7 @@ class _Patience:
             problem = f"it ends at message {self.ends_at}, and this host has it up to message {self._place.sequence}"
             raise OperatorError("claim", f"the stream {stream}", problem, "put back store_dir of all servers as it was")
         if wait.full:
-            hint = "give its stream more room: `nats stream edit --max-bytes`"
+            hint = "give its stream, the account of the hosts or the servers more room: `tidegate cluster doctor` says which"
             raise OperatorError("claim", f"the stream {stream}", "it is full", hint)
         problem = f"nothing was confirmed for {self._seconds:.0f} s: most of its servers do not run, or do not find each other"
         raise OperatorError("claim", f"the stream {stream}", problem, "see to the servers", passes=True)

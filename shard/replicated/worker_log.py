@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from nats.aio.client import Client
 
+from tidegate.runtime.ending import while_it_goes_on
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics, WithoutSegments
 from tidegate.shard.replicated.jetstream_log import broken_by
@@ -44,6 +45,9 @@ from tidegate.shard.store.record import UnreadCommitRecord, decode_unread_record
 NEVER = SnapshotPolicy(1 << 62, math.inf)
 CLAIM_S = 20.0
 """A stream in which nothing can be stored for so long stops its shard, so that the others are served."""
+STALL_S = 60.0
+"""What is read of a stream, or fetched of a snapshot, is given up where nothing more of it has come for so long. Whoever asked
+servers has had an answer, or given up, long before: this is for what hangs all the same."""
 
 logger = logging.getLogger("tidegate")
 T = TypeVar("T")
@@ -53,6 +57,15 @@ Places = tuple[tuple[int, StreamPlace], tuple[int, StreamPlace]]
 
 def stream_name(cluster: str, shard: int) -> str:
     return f"{cluster}-{shard:04d}"
+
+
+async def _unless_it_hangs(of: str, what: Coroutine[Any, Any, T], steps: Callable[[], int] = lambda: 0) -> T:
+    """What it gives. Raises OperatorError where it does not for `STALL_S` in which `steps` have not grown either."""
+    try:
+        return await while_it_goes_on(steps, STALL_S, what)
+    except TimeoutError:
+        hint = "it is tried again; see whether the servers, and the network in between, are slow"
+        raise OperatorError("read", of, f"nothing more of it has come for {STALL_S:g} s", hint, passes=True) from None
 
 
 class _Reading:
@@ -113,8 +126,15 @@ class WorkerLog(WithoutSegments):
             raise
         except OperatorError as error:
             return ShardUnreachable(shard, error.operation, error.place, error.problem)
-        has_owner = reading is self._ahead
-        return reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied, has_owner=has_owner)))
+        records = 0
+
+        def counted(of: int, record: bytes) -> None:
+            nonlocal records
+            applied(of, record)
+            records += 1
+
+        following = self._follow(client, shard, mark, counted, has_owner=reading is self._ahead)
+        return reader.wait(self._or_why_not(shard, client, _unless_it_hangs(f"shard {shard}", following, lambda: records)))
 
     def give(self, shard: int) -> None:
         """It is not this process's any longer: whoever claims it next disturbs nobody. No record of it may be under way."""
@@ -130,7 +150,8 @@ class WorkerLog(WithoutSegments):
         logger.info("shard %d: %s; a snapshot is fetched", behind.shard, behind.problem)
         try:
             manifest = fetch_snapshot(
-                thread.wait, client, snapshots, stream, behind, file, lambda found: accept(found.mark, found.commit)
+                lambda step: thread.wait(_unless_it_hangs(f"a snapshot of shard {behind.shard}", step)),
+                *(client, snapshots, stream, behind, file, lambda found: accept(found.mark, found.commit)),
             )
         except OperatorError as error:
             if error.passes and not isinstance(error, ShardDamaged | LogBroken):

@@ -183,6 +183,7 @@ class Peers:
 
     def topology_changed(self, topology: Topology) -> None:
         now = self._loop.time()
+        is_newer = self._topology is None or topology.epoch != self._topology.epoch
         self._topology = topology
         if self._hosts is not None:
             topology = self._hosts.reachable(topology)
@@ -203,8 +204,8 @@ class Peers:
                     self._tell(Waited(worker.worker, parking.calls, parking.longest_s * 1_000))
                 self._backends[worker.worker] = self._connect(worker, endpoint)
         early, self._early = self._early, []
-        if before is not None and (self._is_early or before.owners != self._table.owners):
-            self._is_early = False
+        if before is not None and ((self._is_early and is_newer) or before.owners != self._table.owners):
+            self._is_early = False  # Not because a connection has come up: who refused a call would get it again.
             early = self._take_unsent() + early
         for request, origin in early:
             self.send(request, origin)

@@ -725,6 +725,8 @@ def test_a_call_that_its_host_has_no_longer_waits_until_it_is_known_who_has_it()
     net.call([7, "C", name_elsewhere(), "m"])
     moved(net, HOST, net.send()[HOST][0][0])
     assert net.send()[HOST] == net.sent[HOST][:1], "it is not asked again and again"
+    net.machine.topology_changed(of_hosts("tcp://b", None), 1.5)
+    assert net.send()[HOST] == net.sent[HOST][:1], "nor because a connection has gone, or come up"
     net.machine.topology_changed(of_hosts("tcp://b", "tcp://c", owner=OTHER_HOST, epoch=3), 2.0)
     assert len(net.send()[OTHER_HOST]) == 1
     assert net.answers == []

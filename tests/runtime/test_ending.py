@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tidegate.runtime.ending import end, run, within
+from tidegate.runtime.ending import end, run, while_it_goes_on, within
 
 FOREVER = 1_000_000
 
@@ -128,3 +128,27 @@ def test_a_run_raises_what_its_main_raises() -> None:
 
     with pytest.raises(KeyError):
         run(main())
+
+
+def test_what_goes_on_may_take_as_long_as_it_likes_and_what_stands_still_is_ended() -> None:
+    looks = 0
+
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        def grows() -> int:
+            nonlocal looks
+            looks += 1
+            asked.set() if looks == 20 else None
+            return looks
+
+        async def until_asked() -> str:
+            await asked.wait()
+            return "done"
+
+        assert await while_it_goes_on(grows, 0.001, until_asked()) == "done"
+        with pytest.raises(TimeoutError):
+            await while_it_goes_on(lambda: 7, 0.001, stubborn(1))
+
+    asyncio.run(main())
+    assert looks >= 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -26,13 +28,14 @@ from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated import worker_log
 from tidegate.shard.replicated.founding import find_or_found
+from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.replicated.worker_log import WorkerLog
 from tidegate.shard.store.interface import ObjectWrites, PartlyStored, ShardCommit, ShardElsewhere, ShardUnreachable
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 NAMES = [f"till-{number}" for number in range(8)]
-START_S = 60.0
+START_S = 120.0
 SHUT_OUT = r"has another owner|served elsewhere"
 _numbers = count()
 
@@ -104,7 +107,7 @@ def test_a_host_that_slept_answers_nothing_old(serve: Serve, cluster: str, tmp_p
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: served_of(second) == [("here", 8), ("lost", 0)], "all", 30, seen=lambda: served_of(second))
+        wait_until(lambda: served_of(second) == [("here", 8), ("lost", 0)], "all", START_S, seen=lambda: served_of(second))
         assert second.call("Till", "a", "add") == 2
     finally:
         for pid in pids:
@@ -112,11 +115,11 @@ def test_a_host_that_slept_answers_nothing_old(serve: Serve, cluster: str, tmp_p
     found: list[Any] = []
 
     def answered() -> bool:
-        status, answer = exchange(first.endpoint, "Till", "a", "read", [], {"deadline_ms": 10_000})
+        status, answer = exchange(first.endpoint, "Till", "a", "read", [], {"deadline_ms": 30_000}, timeout_s=START_S)
         found.append(answer)
         return status == 0
 
-    wait_until(answered, "an answer by way of the first host", 30)
+    wait_until(answered, "an answer by way of the first host", START_S)
     assert found[-1] == 2, "what it remembers is old: it must not be read"
     assert {answer["code"] for answer in found[:-1]} <= {"object_reset", "unavailable", "moved", "shard_lost"}
     second.stop()
@@ -198,15 +201,30 @@ def test_a_log_of_several_shards_loses_those_that_others_claim(servers: NatsServ
         second.close()
 
 
-def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsServers) -> None:
+@contextlib.contextmanager
+def owner_and_reader(servers: NatsServers, shards: int = 1) -> Iterator[tuple[WorkerLog, WorkerLog]]:
+    """Two processes that know a new cluster; the first owns all of its shards, in which there is one record."""
     name = f"test-{next(_numbers)}"
-    find_or_found(servers.urls, name, 1)
+    find_or_found(servers.urls, name, shards)
     owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
-    told: list[bytes] = []
     try:
-        assert owner.claim({0: b""}, lambda shard, data: None) == {}
-        assert reader.claim({}, lambda shard, data: None) == {}
-        for seq in range(1, 301):
+        assert owner.claim(dict.fromkeys(range(shards), b""), ignore) == {}
+        assert owner.append(record([*range(shards)], 1)) == 1
+        assert reader.claim({}, ignore) == {}
+        yield owner, reader
+    finally:
+        owner.close()
+        reader.close()
+
+
+def ignore(shard: int, data: bytes) -> None:
+    """What is read is looked at nowhere."""
+
+
+def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsServers) -> None:
+    told: list[bytes] = []
+    with owner_and_reader(servers) as (owner, reader):
+        for seq in range(2, 301):
             owner.append(record([0], seq))
         mark = reader.follow(0, b"", lambda shard, data: told.append(data))
         assert isinstance(mark, bytes)
@@ -218,56 +236,50 @@ def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsSe
         assert reader.append(record([0], 302)) == 1
         with pytest.raises(PartlyStored):
             owner.append(record([0], 302))
-    finally:
-        owner.close()
-        reader.close()
 
 
 def test_an_owner_who_appends_whenever_it_is_read_is_not_followed_for_ever(servers: NatsServers) -> None:
-    name = f"test-{next(_numbers)}"
-    find_or_found(servers.urls, name, 1)
-    owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
-    seqs = count(2)
-    try:
-        assert owner.claim({0: b""}, lambda *told: None) == {}
-        owner.append(record([0], 1))
-        reader.claim({}, lambda *told: None)
-        mark = reader.follow(0, b"", lambda *told: owner.append(record([0], next(seqs))))
+    seqs, told = count(2), list[bytes]()
+    with owner_and_reader(servers) as (owner, reader):
+        mark = reader.follow(0, b"", lambda *_: owner.append(record([0], next(seqs))))
         assert isinstance(mark, bytes)
-        told: list[bytes] = []
         assert reader.take(0, mark, lambda shard, data: told.append(data)) is None
         assert told, "what came last is left for the claim"
-    finally:
-        owner.close()
-        reader.close()
+
+
+def test_a_log_of_which_nothing_comes_any_longer_is_given_up_and_its_owner_goes_on(
+    servers: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(stream: ShardStream, sequence: int) -> None:
+        await asyncio.Event().wait()
+
+    with owner_and_reader(servers) as (owner, reader):
+        with monkeypatch.context() as patch:
+            patch.setattr(worker_log, "STALL_S", 0.5)
+            patch.setattr(ShardStream, "read", hang)
+            given_up = reader.follow(0, b"", ignore)
+        assert isinstance(given_up, ShardUnreachable)
+        assert "read shard 0: nothing more of it has come for 0.5 s" in str(given_up)
+        assert owner.append(record([0], 2)) == 2
+        assert isinstance(reader.follow(0, b"", ignore), bytes)
 
 
 def test_a_shard_that_was_lost_is_taken_while_what_another_lacks_is_read_and_comes_to_no_end(servers: NatsServers) -> None:
-    name = f"test-{next(_numbers)}"
-    find_or_found(servers.urls, name, 2)
-    owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
     is_read, goes_on = threading.Event(), threading.Event()
 
     def held_up(shard: int, data: bytes) -> None:
         is_read.set()
         assert goes_on.wait(60.0)
 
-    try:
-        assert owner.claim({0: b"", 1: b""}, lambda *told: None) == {}
-        owner.append(record([0, 1], 1))
-        reader.claim({}, lambda *told: None)
-        with ThreadPoolExecutor(1) as threads:
-            reading = threads.submit(reader.follow, 0, b"", held_up)
-            try:
-                assert is_read.wait(60.0)
-                assert reader.take(1, b"", lambda *told: None) is None
-                assert not reading.done()
-            finally:
-                goes_on.set()
-            assert isinstance(reading.result(), bytes)
-    finally:
-        owner.close()
-        reader.close()
+    with owner_and_reader(servers, shards=2) as (_, reader), ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(reader.follow, 0, b"", held_up)
+        try:
+            assert is_read.wait(60.0)
+            assert reader.take(1, b"", ignore) is None
+            assert not reading.done()
+        finally:
+            goes_on.set()
+        assert isinstance(reading.result(), bytes)
 
 
 def test_a_stream_that_is_gone_is_not_made_again(servers: NatsServers) -> None:
@@ -314,7 +326,7 @@ def test_a_stream_without_a_majority_stops_its_shard_until_it_answers(
         for each in asleep:
             servers.signal(each, signal.SIGCONT)
     assert [type(each) for each in stopped.values()] == [ShardUnreachable]
-    wait_until(lambda: log.take(0, b"", lambda *told: None) is None, "the claim of a running worker", 30)
+    wait_until(lambda: log.take(0, b"", lambda *told: None) is None, "the claim of a running worker", START_S)
     assert log.append(record([0], 1)) == 1
     log.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
 import signal
 import threading
 import time
@@ -30,7 +32,7 @@ from tidegate.shard.replicated.servers import connect
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 NAMES = [f"till-{number}" for number in range(24)]
-START_S = 60.0
+START_S = 120.0
 _numbers = count()
 
 
@@ -54,9 +56,12 @@ class Hosts:
     def start(self, host: str, *flags: str) -> Service:
         service = self._serve(app=APP, data=self._folder / host, start=False)
         service.expect("nats: ", "a publish after message", "nothing is read behind message")
-        service.launch(1, "--cluster", self.place, "--host-name", host, *flags)
+        self.launch(service, host, *flags)
         service.wait_for_output("is ready on", within_s=START_S)
         return service
+
+    def launch(self, service: Service, host: str, *flags: str) -> None:
+        service.launch(1, "--cluster", self.place, "--host-name", host, *flags)
 
     def look(self) -> Picture:
         return look(self._servers.urls, self._name)
@@ -87,11 +92,11 @@ def answered(endpoint: str, name: str, method: str, *arguments: Any) -> Any:
     """Again while nothing was executed."""
 
     def once() -> Any:
-        status, answer = exchange(endpoint, "Till", name, method, list(arguments), {"deadline_ms": 10_000})
+        status, answer = exchange(endpoint, "Till", name, method, list(arguments), {"deadline_ms": 30_000}, timeout_s=START_S)
         assert status == 0 or answer["outcome"] == "not_executed", answer
         return [answer] if status == 0 else None
 
-    return wait_until(once, f"{name} to answer", 30)[0]
+    return wait_until(once, f"{name} to answer", START_S)[0]
 
 
 class Callers:
@@ -206,6 +211,51 @@ def test_a_host_that_is_stopped_hands_over_and_nobody_is_told_anything_else_than
     assert "the other hosts take the shards of this one" in first.output
 
 
+def test_a_copy_of_a_host_that_runs_is_refused_and_so_is_one_of_another_cluster(
+    hosts: Hosts, serve: Serve, servers: NatsServers, name: str, tmp_path: Path
+) -> None:
+    first = hosts.start("a")
+    hosts.wait_for(a=8)
+    assert first.call("Till", "a", "add") == 1
+    (tmp_path / "copy").mkdir()
+    shutil.copy(first.data / "tidegate.json", tmp_path / "copy")
+    copy = serve(app=APP, data=tmp_path / "copy", start=False)
+    hosts.launch(copy, "copy")
+    assert copy.wait(START_S) == 1
+    assert re.search(r"join the cluster hosts-\d+: a host of this id \(\w+, a\) is there already \(stop that one", copy.output)
+    assert "is ready on" not in copy.output
+    other = Hosts(serve, servers, f"{name}-other", tmp_path)
+    other.launch(copy, "copy")
+    assert copy.wait(START_S) == 1
+    assert "it is a cache of another cluster" in copy.output
+    assert first.call("Till", "a", "add") == 2
+
+
+def test_processes_of_a_host_are_started_while_its_servers_find_each_other(serve: Serve, name: str, tmp_path: Path) -> None:
+    """As when the power is back: servers take seconds, and so do processes."""
+    with NatsServers(tmp_path / "nats") as own:
+        hosts = Hosts(serve, own, name, tmp_path)
+        host = hosts.start("a")
+        hosts.wait_for(a=8)
+        assert host.call("Till", "a", "add") == 1
+        assert host.stop() == 0
+        since = len(host.output)
+        for server in own.names[:2]:
+            own.signal(server, signal.SIGSTOP)
+        try:
+            hosts.launch(host, "a")
+            wait_until(lambda: host.running and len(host.worker_pids()) == 1, "a worker", START_S, seen=lambda: host.output)
+            assert "is ready on" not in host.output[since:]
+            assert host.stop() == 0, "also now"
+            hosts.launch(host, "a")
+            wait_until(lambda: len(host.worker_pids()) == 1, "a worker", START_S, seen=lambda: host.output)
+        finally:
+            for server in own.names[:2]:
+                own.signal(server, signal.SIGCONT)
+        host.wait_for_output("is ready on", since=since, within_s=START_S)
+        assert answered(host.endpoint, "a", "add") == 2
+
+
 def test_all_hosts_stop_at_once_while_no_server_answers(serve: Serve, name: str, tmp_path: Path) -> None:
     with NatsServers(tmp_path / "nats") as own:
         hosts = Hosts(serve, own, name, tmp_path)
@@ -225,7 +275,7 @@ def test_all_hosts_stop_at_once_while_no_server_answers(serve: Serve, name: str,
                 own.signal(server, signal.SIGSTOP)
             for service in both:
                 service.supervisor.send_signal(signal.SIGTERM)
-            assert [service.wait(30) for service in both] == [0, 0]
+            assert [service.wait(START_S) for service in both] == [0, 0]
             assert all(future.result() for future in waiting)
 
 

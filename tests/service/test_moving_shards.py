@@ -24,7 +24,7 @@ from tidegate.shard.replicated.founding import find_or_found
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 SHARDS = 4
 CALLERS = 4
-START_S = 60.0
+START_S = 120.0
 CALL_S = 120.0
 """A call may wait at a host that has given its shard away until that comes back."""
 _numbers = count()

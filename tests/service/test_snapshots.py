@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -32,7 +32,7 @@ from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.replicated import servers as servers_module
-from tidegate.shard.replicated import shared_client, snapshot_taking
+from tidegate.shard.replicated import shared_client, snapshot_taking, worker_log
 from tidegate.shard.replicated.founding import find_or_found
 from tidegate.shard.replicated.servers import connect
 from tidegate.shard.replicated.snapshot import SnapshotPolicy, SnapshotRoom, decode_manifest, parse_name
@@ -41,7 +41,7 @@ from tidegate.shard.replicated.snapshot_listing import KeptOfShard, kept_of_shar
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream
 from tidegate.shard.replicated.snapshot_wishes import wish_for_snapshots, wishes_of
 from tidegate.shard.replicated.worker_log import NEVER, WorkerLog
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardUnreachable
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.snapshots import ENDS, SnapshotSaid, SnapshotWish
 from tidegate.shard.store.worker_store import WorkerStore
@@ -106,10 +106,10 @@ def cluster(servers: NatsServers) -> Cluster:
 class Owner:
     """Of the shard, as a worker is one, without anybody who calls."""
 
-    def __init__(self, cluster: Cluster, data: Path, policy: SnapshotPolicy = ALWAYS) -> None:
+    def __init__(self, cluster: Cluster, data: Path, policy: SnapshotPolicy = ALWAYS, shards: Sequence[int] = (0,)) -> None:
         (data / "log").mkdir(parents=True, exist_ok=True)
         self.log = WorkerLog(cluster.servers.urls, cluster.name, "a test", policy)
-        self.store = WorkerStore.open_shared(data, 0, (0,), lambda trouble: None, 1 << 20, self.log)
+        self.store = WorkerStore.open_shared(data, 0, shards, lambda trouble: None, 1 << 20, self.log)
 
     @property
     def values(self) -> dict[str, bytes]:
@@ -131,8 +131,8 @@ class Owner:
 
 
 @contextlib.asynccontextmanager
-async def owner(cluster: Cluster, data: Path) -> AsyncIterator[Owner]:
-    started = Owner(cluster, data)
+async def owner(cluster: Cluster, data: Path, shards: Sequence[int] = (0,)) -> AsyncIterator[Owner]:
+    started = Owner(cluster, data, shards=shards)
     try:
         async with asyncio.timeout(90):
             yield started
@@ -233,6 +233,31 @@ def test_where_a_piece_is_lost_the_snapshot_before_is_used(cluster: Cluster, tmp
     async def take() -> None:
         async with owner(cluster, tmp_path / "two") as second:
             assert second.values == values
+
+    asyncio.run(take())
+
+
+@pytest.mark.parametrize("step", ["piece", "listed"])
+def test_a_fetch_that_hangs_is_given_up_and_begun_again_and_the_owner_goes_on_meanwhile(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def take() -> None:
+        values = await with_two(cluster, tmp_path / "one")
+        async with owner(cluster, tmp_path / "one") as first, owner(cluster, tmp_path / "two", shards=()) as second:
+            with monkeypatch.context() as patch:
+                patch.setattr(worker_log, "STALL_S", 0.5)
+                patch.setattr(SnapshotStream, step, hang)
+                with pytest.raises(ShardUnreachable, match=r"nothing more of it has come for 0\.5 s"):
+                    await asyncio.to_thread(second.store.read_ahead, tmp_path / "two", 0, 0)
+            first.put("k3", b"it owns the shard still")
+            values["k3"] = b"it owns the shard still"
+            await asyncio.to_thread(second.store.read_ahead, tmp_path / "two", 0, 0)
+            first.put("k4", b"and still")
+            second.store.take_over(await asyncio.to_thread(second.store.replay, tmp_path / "two", 0, 0))
+            assert second.values == values | {"k4": b"and still"}
 
     asyncio.run(take())
 

@@ -40,12 +40,12 @@ def ask(servers: NatsServers, what: str, request: Any = None) -> dict[str, Any]:
 
 
 def leader_of(servers: NatsServers, stream: str) -> str:
-    found = wait_until(lambda: ask(servers, f"STREAM.INFO.{stream}").get("cluster", {}).get("leader"), "a leader", 30)
+    found = wait_until(lambda: ask(servers, f"STREAM.INFO.{stream}").get("cluster", {}).get("leader"), "a leader")
     assert isinstance(found, str)
     return found
 
 
 def end_of(servers: NatsServers, stream: str) -> int:
     """The sequence of its last message."""
-    state = wait_until(lambda: ask(servers, f"STREAM.INFO.{stream}").get("state", {}), "the state", 30)
+    state = wait_until(lambda: ask(servers, f"STREAM.INFO.{stream}").get("state", {}), "the state")
     return int(state["last_seq"])

@@ -44,7 +44,7 @@ class Told:
             return set()
 
     def wait_to_own(self, shards: set[int]) -> None:
-        wait_until(lambda: self.owned == shards, f"shards {shards}", 30, seen=lambda: f"{self.owned}\n{self.service.output}")
+        wait_until(lambda: self.owned == shards, f"shards {shards}", seen=lambda: f"{self.owned}\n{self.service.output}")
 
 
 def _beside(data: Path, what: str) -> Path:

@@ -31,7 +31,7 @@ from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.cli.version import version
 from tidegate.runtime.data.access_file import is_open_to_others, read_access
-from tidegate.runtime.data.directory import DataDirectory, open_directory
+from tidegate.runtime.data.directory import DataDirectory, known_cluster, open_directory
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.logs.capture import start_log
@@ -188,7 +188,6 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
             cluster=cluster,
             join=None if joined is None else joined.join,
             door=None if joined is None else joined.door,
-            hosts_secret="" if joined is None else joined.secret,
         )
         return supervise(service, os.environ, _banner)
 
@@ -198,18 +197,16 @@ class Joined(NamedTuple):
 
     join: Join
     door: Port
-    secret: str
 
 
 def join_hosts(
     config: Config, cluster: ClusterPlace, directory: DataDirectory, cores: int, stack: contextlib.ExitStack
 ) -> Joined:
     """Its door is open when this returns. Raises OperatorError."""
-    from tidegate.runtime.cluster.membership import Membership, prepare_to_join  # Here, because others need no NATS.
+    from tidegate.runtime.cluster.membership import Membership  # Here, because others need no NATS.
     from tidegate.runtime.cluster.records import Beat
 
     name = config.service.host_name or platform.node() or directory.host
-    secret = prepare_to_join(cluster.servers, cluster.name, directory.host)
     door = keep_port(config.service.advertise)
     stack.callback(door.close)
     door.endpoint = f"{config.service.advertise.rpartition(':')[0]}:{door.endpoint.rpartition(':')[2]}"
@@ -217,9 +214,9 @@ def join_hosts(
     me = Beat(directory.host, secrets.token_hex(8), 0, 0, name, "", config.service.listen, min(cores, workers))
 
     def join(changed: Callable[[], object]) -> Membership:
-        return Membership(cluster.servers, cluster.name, me, directory.shards, changed)
+        return Membership(cluster.servers, cluster.name, me, directory.shards, changed, directory.check_cluster)
 
-    return Joined(join, door, secret)
+    return Joined(join, door)
 
 
 def _cluster_place(service: ServiceConfig) -> ClusterPlace:
@@ -227,7 +224,8 @@ def _cluster_place(service: ServiceConfig) -> ClusterPlace:
 
 
 def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | None) -> DataDirectory:
-    """Raises OperatorError."""
+    """Raises OperatorError. One that knows its cluster opens before the servers are asked: they may need seconds to find each
+    other, and processes are started meanwhile."""
     path = Path(config.service.data)
     if cluster is None:
         return open_directory(path, shards_if_new)
@@ -236,6 +234,8 @@ def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | 
     except ModuleNotFoundError as error:
         hint = f"install it: {how_to_install('tidegate[cluster]')}"
         raise OperatorError("use the cluster", cluster.name, f"there is no {error.name}", hint) from error
+    if (known := known_cluster(path)) is not None:
+        return open_directory(path, known.shards, known.id)
     founding = find_or_found(cluster.servers, cluster.name, shards_if_new)
     return open_directory(path, founding.shards, founding.id)
 

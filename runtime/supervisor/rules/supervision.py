@@ -327,6 +327,13 @@ class Supervision:
                     self.kill(seat, "was killed by a hurried stop")
         return self._taken_effects()
 
+    def cannot_go_on(self, failure: Failed, now: float) -> list[Effect]:
+        """Before it was ready: what it needs beside its processes is not to be had."""
+        if not self.stopping:
+            self._failure = failure
+            self._begin_stop(now, HURRY_S)
+        return self._taken_effects()
+
     def replace_requested(self, now: float, *, routers: bool) -> tuple[int, list[Effect]]:
         """All workers, with the app as it is on disk now, and `routers` too, one by one. Its number, by which is told how it goes
         on and how it ends."""

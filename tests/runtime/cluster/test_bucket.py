@@ -108,7 +108,7 @@ def test_a_host_that_runs_writes_the_placement_again_into_a_bucket_that_is_made_
 
     async def what(client: Client) -> None:
         await made(client, name)
-        member = membership.Membership(server.urls, name, beat_of("a", 0), SHARDS, heard.set)
+        member = membership.Membership(server.urls, name, beat_of("a", 0), SHARDS, heard.set, lambda id: None)
         running = asyncio.create_task(member.run())
         try:
             await until(lambda: member.target == frozenset(range(SHARDS)))

@@ -129,6 +129,8 @@ def test_an_account_that_will_be_full_soon_is_told_of_before_it_is() -> None:
     (full,) = whats(of_account(AccountSeen(9 * GIB, 9, AccountLimits(10 * GIB, 10))))
     assert full.startswith("90 % of what may be stored is stored")
     assert whats(of_account(AccountSeen(0, 10, AccountLimits(-1, 10))))[0].startswith("it has 10 of 10 streams")
+    bounded = of_account(AccountSeen(limits=AccountLimits(max_bytes_required=True, storage_max_stream_bytes=GIB)))
+    assert [each.next.split(" from ")[0] for each in bounded] == ["take max_bytes_required", "take disk_max_stream_bytes"]
 
 
 def test_clocks_of_hosts_are_compared_with_each_other_and_not_with_ours() -> None:

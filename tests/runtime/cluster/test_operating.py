@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 
 from tidegate.runtime.cluster import operating
 from tidegate.runtime.cluster.bucket import PlacementRecord
+from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import asked, is_written
 from tidegate.runtime.cluster.records import ClusterPlacement, empty_placement
@@ -169,3 +170,49 @@ def test_a_wish_for_snapshots_goes_on_where_it_could_not_be_said_for_a_moment(
     assert failures == 0
     assert len({each.id for each in wishes}) == 1
     assert [each.state for each in heard] == ["begun", "kept"]
+
+
+def test_a_wish_that_can_be_said_no_longer_is_not_begun_anew_as_another(
+    servers: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_or_found(servers.urls, "wished", 2)
+    monkeypatch.setattr(snapshot_wishes, "AGAIN_S", 0.02)
+    monkeypatch.setattr(operating, "PASSING_S", 0.2)
+    publish, wishes = Client.publish, list[SnapshotWish]()
+
+    async def publish_once(client: Client, subject: str, payload: bytes = b"", *args: Any, **more: Any) -> None:
+        if subject == snapshot_wishes.wishes_of("wished"):
+            wishes.append(snapshot_wishes.decode_wish(payload))
+            if len(wishes) > 1:
+                raise nats.errors.OutboundBufferLimitError
+        await publish(client, subject, payload, *args, **more)
+
+    monkeypatch.setattr(Client, "publish", publish_once)
+    with pytest.raises(OperatorError, match="outbound buffer limit exceeded"):
+        operating.take_snapshots(servers.urls, "wished", [0], lambda said: None)
+    assert len(wishes) > 2
+    assert len({each.id for each in wishes}) == 1
+
+
+def test_what_was_measured_is_not_measured_again_where_a_read_after_it_is_refused(
+    servers: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_or_found(servers.urls, "measured", 2)
+    read, listened, refusals = PlacementRecord.read, list[float](), 3
+
+    async def note(client: Client, cluster: str, for_s: float, *more: Any) -> Any:
+        listened.append(for_s)
+        return await listen(client, cluster, 0.0, *more)
+
+    async def refuse_first(record: PlacementRecord) -> Any:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise UNAVAILABLE
+        return await read(record)
+
+    monkeypatch.setattr(operating, "listen", note)
+    monkeypatch.setattr(PlacementRecord, "read", refuse_first)
+    found, _ = operating.balance_load(servers.urls, "measured", 7.0)
+    assert (found.moves, refusals) == ((), 0)
+    assert listened == [7.0, operating.LISTEN_S]

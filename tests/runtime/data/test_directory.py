@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.data.directory import describe_directory, open_directory, open_idle_directory
+from tidegate.runtime.data.directory import describe_directory, known_cluster, open_directory, open_idle_directory
 from tidegate.runtime.errors import OperatorError
 
 
@@ -113,7 +113,13 @@ def test_a_cache_of_a_cluster_serves_that_cluster_only(tmp_path: Path) -> None:
     assert len(host) == 8, "by which the other hosts of the cluster know it, for ever"
     said = {"format": 3, "shards": 8, "starts": 2, "cluster": "one", "host": host}
     assert json.loads((cache / "tidegate.json").read_text()) == said
+    assert known_cluster(cache) == ("one", 8)
+    data.check_cluster("one")
+    with pytest.raises(OperatorError, match=r"a cache of another cluster \(one, and this is other\)"):
+        data.check_cluster("other")
+    assert known_cluster(plain) is None, "there is nothing"
     open_directory(plain, 8).close()
+    assert known_cluster(plain) is None
     with pytest.raises(OperatorError, match=r"a cache of another cluster \(one, and this is other\)"):
         open_directory(cache, 8, "other")
     with pytest.raises(OperatorError, match="it is of a service without a cluster"):

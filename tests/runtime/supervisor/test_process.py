@@ -133,7 +133,8 @@ def test_a_kill_ends_it() -> None:
 
 def test_what_is_sent_arrives_whole_though_the_child_reads_late() -> None:
     def send(child: ChildProcess) -> None:
-        for number in range(20_000):  # Far more than a socket's buffer.
+        child.begin(Ping(0))
+        for number in range(1, 20_000):  # Far more than a socket's buffer.
             child.send(Ping(number))
 
     messages, code = run_child(
@@ -154,10 +155,32 @@ os.write(fd, encode_line(Pong(count)))
     assert code == 0
 
 
+def test_what_a_child_is_told_before_it_begins_comes_behind_its_first_message() -> None:
+    def send(child: ChildProcess) -> None:
+        child.send(Ping(2))
+        child.send(Ping(3))
+        child.begin(Ping(1))
+        child.send(Ping(4))
+
+    messages, code = run_child(
+        """
+os.write(fd, encode_line(Ready('x')))
+lines, found = LineBuffer(), []
+while len(found) < 4:
+    found += lines.feed(os.read(fd, 65536))
+os.write(fd, encode_line(Pong(int(found == [encode_line(Ping(n)).strip() for n in (1, 2, 3, 4)]))))
+""",
+        send,
+    )
+    assert messages[1:] == [Pong(1)]
+    assert code == 0
+
+
 def test_sending_to_a_child_that_is_gone_does_no_harm() -> None:
     def send(child: ChildProcess) -> None:
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        child.begin(Ping(0))
         child.send(Ping(1))
 
     _, code = run_child("os.write(fd, encode_line(Ready('x'))); import time; time.sleep(60)", send)

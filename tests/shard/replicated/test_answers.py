@@ -44,7 +44,7 @@ def test_a_refused_fence_is_one() -> None:
     ],
 )
 def test_limits_that_are_looked_at_before_the_replicas_are_asked_are_a_refusal(err_code: int, description: str) -> None:
-    assert refused(err_code, description) == LogRefused()
+    assert refused(err_code, description) == LogRefused(err_code)
 
 
 @pytest.mark.parametrize(

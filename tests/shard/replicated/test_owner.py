@@ -442,7 +442,7 @@ def test_a_full_log_refuses_the_record_and_the_shard_stays_owned() -> None:
     stream = Stream()
     owner = owner_of(stream)
     owner.append(b"one")
-    assert owner.handle(LogRefused()) == [Refuse(1)]
+    assert owner.handle(LogRefused(10002)) == [Refuse(1, 10002)]
     assert owner.state is Ownership.OWNING
     assert stream.settle(owner, owner.append(b"other")) == [Confirm(1, owner.place)]
 

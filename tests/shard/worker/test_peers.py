@@ -227,6 +227,24 @@ async def test_what_another_host_has_no_longer_goes_to_the_next_one_when_that_is
         assert net.peers.unanswered == 0
 
 
+async def test_a_call_that_a_host_has_refused_is_not_sent_there_again_because_a_connection_comes_up(tmp_path: Path) -> None:
+    with closing(Net(tmp_path)) as net:
+        callee, one = net.start(), net.host()
+        endpoints = (callee.endpoint, None, one.endpoint)
+        net.peers.topology_changed(Topology(2, (2,), endpoints, nobody=1))
+        asked = net.call("a")
+        await one.has("a")
+        await one.refuse("a")
+        await net.until(lambda: net.peers._is_early)
+        net.peers._hosts_changed()
+        assert [len(each.unanswered) for each in net.peers._workers] == [0, 1, 0], "it waits for whoever comes to have the shard"
+        net.peers.topology_changed(Topology(3, (0,), endpoints, nobody=1))
+        await callee.has("a")
+        await callee.answer("a")
+        await net.until(lambda: bool(asked.answers))
+        assert asked.answers == ["of a"]
+
+
 async def test_a_call_that_its_worker_does_not_take_any_longer_waits_until_it_is_known_who_has_the_shard(tmp_path: Path) -> None:
     with closing(Net(tmp_path)) as net:
         callee = net.start(nobody=1)

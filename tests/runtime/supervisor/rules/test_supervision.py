@@ -132,6 +132,18 @@ def test_a_fatal_failure_before_the_first_readiness_ends_the_service_with_its_wo
     assert machine.child_exited(1, "was killed by SIGKILL", False, 1.1)[-1] == Finish(failed)
 
 
+def test_a_host_that_can_be_no_member_of_its_cluster_ends_its_processes_and_says_why() -> None:
+    machine = supervision()
+    machine.start(0.0)
+    failed = Failed("join the cluster", "shop", "a host of this id is there already", "stop that one", fatal=False)
+    assert of(Kill, machine.cannot_go_on(failed, 1.0)) == [Kill(seat) for seat in machine.seats]
+    assert machine.cannot_go_on(Failed("join", "", "again", ""), 1.0) == []
+    effects: list[Effect] = []
+    for seat in machine.seats:
+        effects = machine.child_exited(seat, "was killed by SIGKILL", False, 1.1)
+    assert effects[-1] == Finish(failed)
+
+
 def test_a_child_that_never_gets_ready_is_tried_a_few_times_and_then_ends_the_start() -> None:
     machine = supervision(workers=1)
     machine.start(0.0)
