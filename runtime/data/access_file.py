@@ -10,18 +10,17 @@ logged of the list has public halves only.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import zmq
 
+from tidegate.runtime.data.replacing import locked, replace
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.access import ACCESS_KEYS_MAX, AccessKey, duplicates, is_z85
 
@@ -106,14 +105,15 @@ def change_access(path: Path, change: Callable[[AccessList], AccessList], *, cre
     try:
         if create:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(path.parent):
+        with locked(path.parent):
             access = read_access(path)
             if access is None:
                 if not create:
                     raise OperatorError("read", path, "there are no access keys", "make one: tidegate keys new NAME")
                 access = AccessList(FORMAT, zmq.curve_keypair()[1].decode())
             access = change(access)
-            _write(path, msgspec.json.format(msgspec.json.encode(access), indent=1) + b"\n")
+            # Who reads it is the service; who writes it may be root, in a folder of root's.
+            replace(path, msgspec.json.format(msgspec.json.encode(access), indent=1) + b"\n", keeps_owner=True)
             return access
     except FileNotFoundError as error:
         hint = "name the directory of the service with --data, or the file itself with --access"
@@ -121,41 +121,6 @@ def change_access(path: Path, change: Callable[[AccessList], AccessList], *, cre
     except OSError as error:
         hint = _ROOM_HINT if error.errno in (errno.ENOSPC, errno.EDQUOT) else _HINT
         raise OperatorError("write", path, error.strerror or str(error), hint) from error
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _write(path: Path, text: bytes) -> None:
-    """Belongs to whom the one before did: who reads it is the service, who writes it may be root, in a folder of root's."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            if os.geteuid() == 0:
-                with contextlib.suppress(FileNotFoundError):
-                    owner = path.lstat()
-                    os.fchown(fd, owner.st_uid, owner.st_gid)
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        os.rename(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 # Changes

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tidegate.runtime.data.replacing import sync
 from tidegate.runtime.wire.commands import AuditedValues, Command
 from tidegate.runtime.wire.plain_json import with_values as as_plain
 from tidegate.runtime.wire.wishes import CallMethod, Delete, LoadMany, Put
@@ -116,11 +117,7 @@ class AuditLog:
         finally:
             os.close(fd)
         if is_new:
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync(self._path.parent)
 
     def _rename(self) -> None:
         for number in range(AUDIT_FILES_MAX - 1, 0, -1):

@@ -6,15 +6,13 @@ as it was before. Nothing depends on it but what is told: where it is missing or
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from tidegate.runtime.data.backups import BackupNote
+from tidegate.runtime.data.replacing import locked, replace
 from tidegate.runtime.regular import read_regular
 
 NAME = "backups.json"
@@ -56,7 +54,7 @@ def forget_place(data: Path, place: str) -> bool:
 
 
 def _change(data: Path, place: str, change: Callable[[BackupNote | None], BackupNote | None]) -> bool:
-    with _locked(data):
+    with locked(data):  # Backups to several places may end at the same time.
         try:
             notes = {note.place: note for note in read_notes(data)}
         except ValueError:  # It is written anew.
@@ -65,30 +63,5 @@ def _change(data: Path, place: str, change: Callable[[BackupNote | None], Backup
         if (new := change(old)) is not None:
             notes[place] = new
         if new is not None or old is not None:
-            _write(data, msgspec.json.encode([notes[name] for name in sorted(notes)]) + b"\n")
+            replace(data / NAME, msgspec.json.encode([notes[name] for name in sorted(notes)]) + b"\n")
         return old is not None
-
-
-@contextlib.contextmanager
-def _locked(data: Path) -> Iterator[None]:
-    """Backups to several places may end at the same time."""
-    fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write(data: Path, content: bytes) -> None:
-    new = data / f"{NAME}.new"
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb", closefd=False) as file:
-            file.write(content)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    new.rename(data / NAME)

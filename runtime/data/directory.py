@@ -28,6 +28,7 @@ import msgspec
 
 from tidegate.runtime.data.lock import take_lock
 from tidegate.runtime.data.own_mount import is_interrupted, is_left
+from tidegate.runtime.data.replacing import sync
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.shipping import Shipping, remove_left
@@ -104,7 +105,7 @@ class DataDirectory:
         for name in earlier:  # Renamed first: a recovery must never meet half a log.
             os.rename(logs / name, logs / (_DELETED + name))
         if earlier:
-            _sync_directory(logs)
+            sync(logs)
         _remove_deleted(logs)
         return len(earlier)
 
@@ -242,7 +243,7 @@ def is_text(path: str | Path) -> bool:
 def _create(path: Path) -> None:
     if not path.exists():
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(path.parent)
+        sync(path.parent)
 
 
 def _begin_start(path: Path, lock_fd: int, shards_if_new: int, cluster: str) -> DataDirectory:
@@ -339,7 +340,7 @@ def _write_durably(path: Path, data: bytes) -> None:
         if error.errno not in _NO_ROOM or not path.exists():
             raise
         _write_and_sync(path, data, 0)
-    _sync_directory(path.parent)
+    sync(path.parent)
 
 
 def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
@@ -348,14 +349,6 @@ def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
         if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(fd, len(data))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
         os.fsync(fd)
     finally:
         os.close(fd)

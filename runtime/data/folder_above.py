@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from tidegate.runtime.data import own_mount
-from tidegate.runtime.data.own_mount import BEFORE, BEING_MADE, is_mount_point, sync
+from tidegate.runtime.data.own_mount import BEFORE, BEING_MADE, is_mount_point
+from tidegate.runtime.data.replacing import sync
 
 _AT_FDCWD = -100
 _EXCHANGE = 2

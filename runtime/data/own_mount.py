@@ -21,6 +21,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from tidegate.runtime.data.replacing import sync
 from tidegate.runtime.errors import OperatorError
 
 BEFORE = "before-"
@@ -174,11 +175,3 @@ def _move(paths: list[Path], to: Path) -> None:
                 raise _immovable(path, error.errno) from error
             raise
     sync(to)
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tidegate.runtime.data.directory import describe_directory, lock_directory, make_description
 from tidegate.runtime.data.folder_above import FolderAbove
-from tidegate.runtime.data.own_mount import check_movable, content, is_interrupted, is_ours, sync
+from tidegate.runtime.data.own_mount import check_movable, content, is_interrupted, is_ours
+from tidegate.runtime.data.replacing import sync
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP
 

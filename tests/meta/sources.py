@@ -6,6 +6,7 @@ TESTED_BY = {
     "runtime/cli/above_data.py": "runtime/cli/test_as_owner.py",
     "runtime/cli/out_file.py": "shard/offline/test_export.py",
     "runtime/cli/roots_part.py": "runtime/cli/test_files_of_others.py",
+    "runtime/data/replacing.py": "runtime/data/test_access_file.py",
     "runtime/data/folder_above.py": "runtime/data/test_successor.py",
     "benchmarks/__main__.py": "benchmarks/test_smoke.py",
     "benchmarks/cluster/calls.py": "benchmarks/test_cluster.py",

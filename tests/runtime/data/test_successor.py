@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.data import folder_above as module
-from tidegate.runtime.data import own_mount
 from tidegate.runtime.data.directory import describe_directory, open_directory
+from tidegate.runtime.data.replacing import sync
 from tidegate.runtime.data.successor import Successor
 from tidegate.runtime.errors import OperatorError
 
@@ -124,7 +124,6 @@ def test_what_cannot_be_synced_once_it_is_in_place_keeps_the_old_one(tmp_path: P
     data = tmp_path / "data"
     open_directory(data, 2).close()
     (data / "mine").write_text("old")
-    sync = own_mount.sync
 
     def fails(path: Path) -> None:
         if path == tmp_path:
