@@ -50,7 +50,8 @@ def _reading_key(file: str | None) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise OperatorError("read the access key", file or "of the environment", str(error), _KEY_HINT) from None
+        problem = str(error).removeprefix(f"{file}: ")
+        raise OperatorError("read the access key", file or "of the environment", problem, _KEY_HINT) from None
     except OSError as error:
         raise OperatorError("read the access key", error.filename, error.strerror or str(error), _KEY_HINT) from error
 

@@ -2,6 +2,8 @@
 
 0: done. 1: it failed; one line on stderr names the operation, the place and the next step. 2: the command line is wrong. 78: a
 service that a service manager has started cannot start until something is changed.
+
+Rule: whoever asks with --json finds JSON on stdout, whatever has failed, unless the command line is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from tidegate.runtime.cli import commands as folder
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.as_owner import carry_out
 from tidegate.runtime.cli.catalogue import COMMANDS
-from tidegate.runtime.cli.exits import EXIT_FAILED, fail
+from tidegate.runtime.cli.exits import EXIT_FAILED, fail_with
 from tidegate.runtime.descriptors import hold_standard
 from tidegate.runtime.errors import OperatorError
 
@@ -28,27 +30,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _told(lambda: _run(arguments))
 
 
-def _told(run: Callable[[], int]) -> int:
-    """The exit code; of what goes wrong a line is said."""
+def _told(run: Callable[[], int], *, as_json: bool = False) -> int:
+    """The exit code; of what goes wrong a line is said, and as JSON what has."""
     try:
         try:
             return run()
+        except OperatorError as error:
+            return fail_with(error, as_json=as_json)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            may_not = isinstance(error, PermissionError)
+            hint = "run it as the user who runs the service" if may_not else "see whether it is the right path"
+            return fail_with(OperatorError("open", error.filename, error.strerror or str(error), hint), as_json=as_json)
         finally:
             if sys.stdout is not None:  # As it is where it was closed.
                 sys.stdout.flush()
-    except OperatorError as error:
-        return fail(str(error))
     except BrokenPipeError:  # The reader of our output has seen enough.
         _give_up_stdout()
         return EXIT_FAILED
     except OSError as error:
-        problem = error.strerror or str(error)
-        if error.filename is not None:
-            may_not = isinstance(error, PermissionError)
-            hint = "run it as the user who runs the service" if may_not else "see whether it is the right path"
-            return fail(str(OperatorError("open", error.filename, problem, hint)))
         _give_up_stdout()
-        return fail(str(OperatorError("write the result to", "stdout", problem, "it was not shown in full; write it elsewhere")))
+        hint = "it was not shown in full; write it elsewhere"
+        return fail_with(OperatorError("write the result to", "stdout", error.strerror or str(error), hint))
     except KeyboardInterrupt:
         return 130
 
@@ -56,7 +60,11 @@ def _told(run: Callable[[], int]) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
-    return carry_out(options, _told)
+
+    def told(run: Callable[[], int]) -> int:
+        return _told(run, as_json=getattr(options, "json", False))
+
+    return told(lambda: carry_out(options, told))
 
 
 def _give_up_stdout() -> None:

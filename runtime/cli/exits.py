@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from tidegate.runtime.errors import one_line
+import msgspec
+
+from tidegate.runtime.errors import OperatorError, one_line
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -15,12 +17,22 @@ EXIT_CONDITION = 3
 EXIT_LASTS = 78
 """Of `serve --keep-trying`: what is wrong does not pass. RestartPreventExitStatus of the unit names it."""
 
+CODE_FAILED = "failed"
+"""Of an error that is JSON, where it is not one of a call: what the command itself could not do."""
+
 
 def fail(text: str) -> int:
     """One line that names the operation, the place and the next step."""
     with contextlib.suppress(OSError):  # The exit code says it, too.
         print(f"tidegate: {text}", file=sys.stderr, flush=True)
     return EXIT_FAILED
+
+
+def fail_with(error: OperatorError, *, as_json: bool = False) -> int:
+    """`as_json`: also on stdout, for a program. Raises OSError where that cannot be written."""
+    if as_json:
+        print(msgspec.json.encode({"error": {"code": CODE_FAILED, "message": str(error), "next": error.hint}}).decode())
+    return fail(str(error))
 
 
 def fail_usage(text: str) -> int:

@@ -271,6 +271,8 @@ class Shell:
         transport = self._transports.get(number)
         while transport is not None and (change := transport.change(self._driver.remove_reader)) is not None:
             if change == "unfit":
+                for monitor in transport.monitors():  # One of them may be new.
+                    self._driver.add_reader(monitor, self._watch, number)
                 self._machine.problem = _UNFIT_WITHOUT if self._shown[number] is None else _UNFIT
                 if transport.reconnects and self._newest_key() != self._shown[number]:
                     self._forget_name(number)

@@ -78,10 +78,10 @@ class SyncClient:
         self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
         retry: bool = True, key_file: str | Path | None = None,
     ) -> None:  # fmt: skip
-        self._key = ShownKey(key_file)
         self._idle: collections.deque[_Lines] = collections.deque()
         self._forks = _forks
         self._closed = False
+        self._key = ShownKey(key_file)  # What raises comes behind what `__del__` needs.
         self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct, retry)
         first = self._new_machine()  # What is wrong with the arguments shows here.
         self._terms = first.terms

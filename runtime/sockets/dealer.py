@@ -19,6 +19,7 @@ from zmq.backend import Socket as BackendSocket
 from zmq.utils.monitor import parse_monitor_message
 
 from tidegate.runtime import descriptors
+from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.edge import EVENTS, POLLIN, get, is_readable
 from tidegate.runtime.sockets.silence import notice_silence
 from tidegate.runtime.wire.access import ClientKey
@@ -54,12 +55,13 @@ class Dealer:
     ) -> None:
         """Raises zmq.ZMQError if none of them is an endpoint."""
         assert len(endpoints) == 1 or (endpoints and reconnect)
+        self._context = context
         self.reconnects = reconnect
         self._connected = False
         self._candidates: list[_Candidate] = []
         for endpoint in endpoints:
             try:
-                self._candidates.append(_Candidate(context, endpoint, reconnect=reconnect, key=key))
+                self._candidates.append(_Candidate(context, endpoint, key, _RECONNECT_MS if reconnect else _NEVER_MS))
             except zmq.ZMQError:
                 if endpoint == endpoints[-1] and not self._candidates:
                     raise
@@ -100,13 +102,15 @@ class Dealer:
         return is_readable(self.socket)
 
     def change(self, forget: Callable[[int], object]) -> Change | None:
-        """The next thing that happened to the link. None: nothing did, and the edges of the monitors are armed again. When it
-        connects, `forget` is told which of the monitors are watched no more."""
+        """The next thing that happened to the link. None: nothing did, and the edges of the monitors are armed again. `forget` is
+        told which of the monitors are watched no more: when it connects, and when it is unfit, which may bring another one."""
         for candidate in self._candidates:
             while (event := candidate.next_event()) is not None:
                 if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                     return "refused"
                 if event in _UNFIT:
+                    if self.reconnects and not self._connected and candidate.is_hasty:
+                        self._hold_back(candidate, forget)
                     return "unfit"
                 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self._connected = True
@@ -115,6 +119,18 @@ class Dealer:
                 if self._connected or not self.reconnects:
                     return "lost"
         return None
+
+    def _hold_back(self, hasty: _Candidate, forget: Callable[[int], object]) -> None:
+        """The library's pauses grow where nobody listens. Where somebody ends the greeting, as for the key of another service, it
+        would come twenty times a second for ever: another socket takes over, which tries at once, and then seldom."""
+        try:
+            patient = _Candidate(self._context, hasty.endpoint, hasty.key, _RECONNECT_MS_MAX)
+        except (zmq.ZMQError, Unavailable):  # No descriptor is left: it is as before.
+            return
+        self._candidates[self._candidates.index(hasty)] = patient
+        self.socket = self._candidates[0].socket
+        forget(hasty.monitor.fileno())
+        hasty.close()
 
     def _stay_with(self, chosen: _Candidate, forget: Callable[[int], object]) -> None:
         for candidate in self._candidates:
@@ -132,17 +148,20 @@ class Dealer:
 class _Candidate:
     """A socket that connects to one endpoint, and its monitor."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, *, reconnect: bool, key: ClientKey | None) -> None:
-        """Raises zmq.ZMQError for an endpoint that is none, Unavailable where no descriptor is left."""
+    def __init__(self, context: zmq.Context[Any], endpoint: str, key: ClientKey | None, pause_ms: int) -> None:
+        """`pause_ms`: between two tries, at least. Raises zmq.ZMQError for an endpoint that is none, Unavailable where no
+        descriptor is left."""
         descriptors.require(f"connect {endpoint}")
+        self.endpoint, self.key = endpoint, key
+        self.is_hasty = key is not None and pause_ms < _RECONNECT_MS_MAX
         self.socket = context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.SNDHWM, 0),  # What may be in flight is bounded by the machine.
             (zmq.RCVHWM, 0),
             (zmq.IPV6, 1),
-            (zmq.RECONNECT_IVL, _RECONNECT_MS if reconnect else _NEVER_MS),
-            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
+            (zmq.RECONNECT_IVL, pause_ms),
+            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if pause_ms < _RECONNECT_MS_MAX else 0),
             (zmq.ZAP_DOMAIN, b"tidegate"),  # Nothing is heard from what does not speak ZMTP 3 (`endpoint.py`, rule 4).
         ):
             self.socket.setsockopt(option, value)

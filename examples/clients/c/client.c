@@ -7,11 +7,11 @@ int main(int argc, char **argv) {
     const char *endpoint = argc > 1 ? argv[1] : "tcp://127.0.0.1:7711", *name = argc > 2 ? argv[2] : "alice";
     char body[4096];
     void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_REQ);
-    int timeout_ms = 10000, linger_ms = 0, again_ms_max = 1000, status = 1;
+    int timeout_ms = 10000, linger_ms = 0, again_ms = 1000, status = 1;
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
     zmq_setsockopt(socket, ZMQ_SNDTIMEO, &timeout_ms, sizeof timeout_ms); /* Who was turned away could send nothing for ever. */
     zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
-    zmq_setsockopt(socket, ZMQ_RECONNECT_IVL_MAX, &again_ms_max, sizeof again_ms_max);
+    zmq_setsockopt(socket, ZMQ_RECONNECT_IVL, &again_ms, sizeof again_ms); /* Its maximum is none for who is turned away. */
     /* TIDEGATE_KEY_FILE, where the service asks for access keys: the words of its last line. */
     char server[41] = "", public[41] = "", secret[41] = "", *path = getenv("TIDEGATE_KEY_FILE");
     for (FILE *file = path ? fopen(path, "r") : NULL; file && fgets(body, sizeof body, file);)

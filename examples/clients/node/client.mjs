@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { Request } from "zeromq";
 
 const [endpoint = "tcp://127.0.0.1:7711", name = "alice"] = process.argv.slice(2);
-const socket = new Request({ linger: 0, receiveTimeout: 10_000, sendTimeout: 10_000, reconnectMaxInterval: 1_000 });
+const socket = new Request({ linger: 0, receiveTimeout: 10_000, sendTimeout: 10_000, reconnectInterval: 1_000 });
 const file = process.env.TIDEGATE_KEY_FILE; // Where the service asks for access keys: the words of its last line.
 if (file) [socket.curveServerKey, socket.curvePublicKey, socket.curveSecretKey] = readFileSync(file, "utf8").trim().split(/\s+/).slice(-3);
 socket.connect(endpoint);

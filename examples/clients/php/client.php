@@ -6,7 +6,7 @@ $socket = (new ZMQContext())->getSocket(ZMQ::SOCKET_REQ);
 $socket->setSockOpt(ZMQ::SOCKOPT_LINGER, 0);
 $socket->setSockOpt(ZMQ::SOCKOPT_RCVTIMEO, 10000);
 $socket->setSockOpt(ZMQ::SOCKOPT_SNDTIMEO, 10000); // Who was turned away could send nothing for ever.
-$socket->setSockOpt(ZMQ::SOCKOPT_RECONNECT_IVL_MAX, 1000);
+$socket->setSockOpt(ZMQ::SOCKOPT_RECONNECT_IVL, 1000);
 if ($file = getenv("TIDEGATE_KEY_FILE")) { // Where the service asks for access keys: the words of its last line.
     [$server, $public, $secret] = array_slice(preg_split('/\s+/', trim(file_get_contents($file))), -3);
     $socket->setSockOpt(ZMQ::SOCKOPT_CURVE_SERVERKEY, $server);

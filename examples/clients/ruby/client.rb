@@ -7,7 +7,7 @@ socket = ZMQ::Context.new.socket(ZMQ::REQ)
 socket.setsockopt(ZMQ::LINGER, 0)
 socket.setsockopt(ZMQ::RCVTIMEO, 10_000)
 socket.setsockopt(ZMQ::SNDTIMEO, 10_000) # Who was turned away could send nothing for ever.
-socket.setsockopt(ZMQ::RECONNECT_IVL_MAX, 1_000)
+socket.setsockopt(ZMQ::RECONNECT_IVL, 1_000)
 if (file = ENV["TIDEGATE_KEY_FILE"]) # Where the service asks for access keys: the words of its last line.
   server, public, secret = File.read(file).split.last(3)
   { ZMQ::CURVE_SERVERKEY => server, ZMQ::CURVE_PUBLICKEY => public, ZMQ::CURVE_SECRETKEY => secret }.each { |option, key| socket.setsockopt(option, key) }

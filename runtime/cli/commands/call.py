@@ -54,9 +54,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         result = ask(options, options.class_name, options.name, options.method, positional, keywords, key=options.key)
     except OperatorError as error:
-        if options.json:
-            print(msgspec.json.encode({"error": Unavailable(str(error)).to_wire()}).decode())
-        raise
+        if not options.json:
+            raise
+        print(msgspec.json.encode({"error": Unavailable(str(error)).to_wire()}).decode())
+        return fail(str(error))
     except Exception as error:  # A built-in exception that the method raised comes back as itself, with the reply as its cause.
         reply = error if isinstance(error, CallError) else error.__cause__
         if not isinstance(reply, CallError):
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         text = msgspec.json.encode(result).decode()
     except (TypeError, ValueError, OverflowError) as error:
-        return fail(f"call {target} {options.method}: executed, but JSON cannot show its result: {error}")
+        problem = f"executed, but JSON cannot show its result: {error}"
+        raise OperatorError("call", f"{target} {options.method}", problem, "let the method return what JSON has") from error
     print(text)
     return EXIT_OK

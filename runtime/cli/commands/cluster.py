@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
     up.add_argument("--port", metavar="N", type=read_as(_Port), default=7711, help=port)
 
     def action(name: str, says: str, example: str, run: Callable[[argparse.Namespace], int]) -> Parser:
-        parser = add_command(actions, name, f"examples:\n  tidegate cluster {example}\n", run, says=says)
+        parser = add_command(actions, name, f"examples:\n  tidegate cluster {example}\n", with_nats(run), says=says)
         what = "the servers and the name of the cluster, as in: serve --cluster"
         parser.add_argument("--cluster", metavar="SERVERS", type=cluster_named, default="", help=what)
         parser.add_argument(
@@ -120,17 +120,21 @@ def _place(options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
     if not text:
         hint = "name its servers: --cluster nats://a:4222,nats://b:4222,nats://c:4222/NAME"
         raise OperatorError("ask", "the cluster", "nobody has said which", hint)
-    check_nats()
     return cluster_of(text)
 
 
-def check_nats() -> None:
-    """Raises OperatorError where the client of NATS is not installed."""
-    try:
-        import nats  # noqa: F401  # Whether it is there.
-    except ModuleNotFoundError as error:
-        hint = f"install it: {how_to_install('tidegate[cluster]')}"
-        raise OperatorError("ask", "the cluster", f"there is no {error.name}", hint) from error
+def with_nats(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """The same, but for a line where the client of NATS is not installed: what `run` imports needs it."""
+
+    def checked(options: argparse.Namespace) -> int:
+        try:
+            import nats  # noqa: F401  # Whether it is there.
+        except ModuleNotFoundError as error:
+            hint = f"install it: {how_to_install('tidegate[cluster]')}"
+            raise OperatorError("ask", "the cluster", f"there is no {error.name}", hint) from error
+        return run(options)
+
+    return checked
 
 
 def _up(options: argparse.Namespace) -> int:

@@ -14,8 +14,8 @@ from tidegate.runtime.addresses import cluster_of, cluster_shown
 from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data, progress
-from tidegate.runtime.cli.commands.cluster import check_nats, cluster_named
-from tidegate.runtime.cli.exits import EXIT_OK, fail, fail_usage
+from tidegate.runtime.cli.commands.cluster import cluster_named, with_nats
+from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.data.directory import open_idle_directory
 from tidegate.runtime.data.folder_above import FolderAbove
@@ -47,7 +47,7 @@ _OPERATION = "migrate"
 
 
 def add(commands: Any) -> None:
-    command = add_command(commands, "migrate", _EPILOG, run)
+    command = add_command(commands, "migrate", _EPILOG, with_nats(run))
     add_data(command)
     command.set_defaults(
         works_on=lambda options: None if options.undo else options.data,
@@ -69,7 +69,6 @@ def run(options: argparse.Namespace) -> int:
     text = options.to or options.source or options.undo
     if not text:
         return fail_usage("migrate: name the cluster: nats://a:4222,nats://b:4222,nats://c:4222/NAME")
-    check_nats()
     from tidegate.shard.migration.claimed import ClusterLogs
 
     place = ClusterLogs(*cluster_of(text))
@@ -109,8 +108,8 @@ def _out_of(options: argparse.Namespace, place: ClusterLogs, shown: str) -> int:
     shards = _shards_of_stopped(place)
     with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
-            what = f"it would be kept as {successor.kept_as}; add --yes"
-            return fail(f"migrate into {options.data}: there is data in it ({what}, or name another)")
+            hint = f"it would be kept as {successor.kept_as}; add --yes, or name another"
+            raise OperatorError("migrate into", options.data, "there is data in it", hint)
         starts = successor.starts_before
         done = take_out_of_cluster(place, shards, successor.path, starts, progress())
         _shards_of_stopped(place)  # One that was started meanwhile has claimed what was read.

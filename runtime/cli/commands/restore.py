@@ -17,12 +17,12 @@ from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commands.backup import add_data_option, folder_of_root
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.commands.export import add_out, write
-from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
 from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.cli.roots_part import Part
 from tidegate.runtime.data.successor import Successor
-from tidegate.runtime.errors import CallError, one_line
+from tidegate.runtime.errors import CallError, OperatorError
 from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.wire.object_records import Record, whole_objects
 from tidegate.shard.backup.one_object import read_object
@@ -105,19 +105,15 @@ def run(options: argparse.Namespace) -> int:
     if options.object is not None:
         records = read_object(depot, moment, options.object, progress())
         if not records:
-            return fail(
-                f"restore {one_line(str(options.object))}: it is not in the backup, as of then (see --list for other times)"
-            )
+            raise OperatorError("restore", options.object, "it is not in the backup, as of then", "see --list for other times")
         if options.into is not None:
             return _put_into(options, records)
         write(records, options.out, options.format)
         return EXIT_OK
     with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
-            what = f"it would be kept as {successor.kept_as}; add --yes"
-            return fail(
-                f"restore into {one_line(str(options.data))}: there is data in it ({what}, or choose another with --data)"
-            )
+            hint = f"it would be kept as {successor.kept_as}; add --yes, or choose another with --data"
+            raise OperatorError("restore into", options.data, "there is data in it", hint)
         restored = build(depot, moment, successor.path, successor.starts_before, progress())
         access = moment.lineage.manifests[-1].access
         aside = successor.take_place(restored.shards, restored.starts, access)
@@ -137,9 +133,8 @@ def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
         importer.run((head.object, head, pairs) for head, pairs in whole_objects(records))
     except CallError as error:
         if error.details.get("conflict"):
-            return fail(
-                f"restore {one_line(str(options.object))}: it exists there; nothing was changed (add --yes to replace it)"
-            )
+            problem = "it exists there; nothing was changed"
+            raise OperatorError("restore", options.object, problem, "add --yes to replace it") from None
         return report_call_error(f"restore {options.object}", error, as_json=options.json)
     told = {"object": str(options.object), "into": options.into, "keys": importer.keys}
     print(json.dumps(told) if options.json else f"{options.object}: {plural(importer.keys, 'key')} restored into {options.into}")
@@ -147,6 +142,9 @@ def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
 
 
 def _list(options: argparse.Namespace, lineages: Lineages) -> int:
+    if not lineages.good and not lineages.damaged:
+        hint = "name what was given to `tidegate backup`"
+        raise OperatorError("list", options.source, "there is no complete backup", hint)
     if options.json:
         damaged = {name: str(error) for name, error in lineages.damaged.items()}
         good = [_lineage_as_json(lineage) for lineage in lineages.good]
@@ -159,10 +157,6 @@ def _list(options: argparse.Namespace, lineages: Lineages) -> int:
             print(f"{lineage.name}: {times_of(lineage)} ({spans})")
         for error in lineages.damaged.values():
             print(f"PROBLEM {error}")
-        if not lineages.good and not lineages.damaged:
-            return fail(
-                f"list {one_line(options.source)}: there is no complete backup (name what was given to `tidegate backup`)"
-            )
     return EXIT_OK if lineages.good and not lineages.damaged else EXIT_FAILED
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from tidegate.runtime.client.access import ShownKey, client_key, key_text
+from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.wire.access import ClientKey
 
 KEY = ClientKey("s" * 40, "#" + "p" * 39, "k" * 40)
@@ -37,6 +40,18 @@ def test_what_is_no_key_is_named_without_being_repeated(tmp_path: Path, text: st
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         client_key(tmp_path / "web.key", {})
+
+
+def test_a_client_that_could_not_be_made_is_not_complained_of_when_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with pytest.raises(FileNotFoundError) as caught:
+        connect_sync("tcp://127.0.0.1:1", key_file=tmp_path / "nope.key")
+    del caught
+    gc.collect()
+    assert complaints == []
 
 
 def test_a_key_that_is_written_to_the_file_meanwhile_is_the_next_one(tmp_path: Path) -> None:

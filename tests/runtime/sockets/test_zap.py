@@ -133,6 +133,21 @@ def test_who_has_no_key_or_that_of_another_service_is_turned_away_and_counted(
     assert server.in_loop(server.endpoint.statistics).messages_in == 0
 
 
+def test_who_has_the_key_of_another_service_tries_seldom(server: GuardedServer, context: zmq.Context[Any]) -> None:
+    """For ever, and the library alone would come twenty times a second."""
+    forgotten: list[int] = []
+    other = ClientKey(other_key("").public, server.key.public, server.key.secret)
+    dealer = Dealer(context, [server.address], reconnect=True, key=other)
+    first, before = dealer.monitors(), server.guard.of_another_service
+    for again in range(2):
+        wait_until(lambda: dealer.change(forgotten.append) == "unfit", f"turned away, after {again} times")
+    wait_until(lambda: server.guard.of_another_service >= before + 2, "both were counted")
+    assert forgotten == first, "a socket took over from the first"
+    assert dealer.socket.getsockopt(zmq.RECONNECT_IVL) >= 1_000
+    assert not set(dealer.monitors()) & set(first)
+    dealer.close()
+
+
 def test_a_key_that_is_taken_off_the_list_is_refused_on_the_connection_that_it_has(
     server: GuardedServer, context: zmq.Context[Any]
 ) -> None:
