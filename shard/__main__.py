@@ -222,7 +222,9 @@ def _serve(
 def _open_store(spec: WorkerSpec, trouble: Callable[[CheckpointTrouble], None]) -> WorkerStore:
     data_dir, memtable_bytes = Path(spec.data_dir), memtable_bytes_max(spec.cache_bytes)
     if spec.cluster is None:
-        return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
+        store = WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
+        store.check_belonging(data_dir, spec.shards_total)
+        return store
     from tidegate.shard.replicated.snapshot import SnapshotPolicy
     from tidegate.shard.replicated.worker_log import WorkerLog  # Here, because a service without a cluster needs no NATS.
 

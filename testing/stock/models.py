@@ -6,7 +6,8 @@ Rule: bounds of a field (`Field(gt=0, max_length=30)`) are followed where msgspe
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import types
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -29,12 +30,16 @@ def _name(name: str, field: Any) -> str:
 
 
 def _bounded(annotation: Any, metadata: list[Any]) -> Any:
-    bounds = {
-        bound: getattr(each, bound) for each in metadata for bound in _BOUNDS if getattr(each, bound, None) is not None
-    }  # fmt: skip
+    bounds = {each: value for each in _BOUNDS for one in metadata if (value := getattr(one, each, None)) is not None}
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[tuple(_with(bounds, member) for member in get_args(annotation))]  # noqa: UP007  # Of as many as there are.
+    return _with(bounds, annotation)
+
+
+def _with(bounds: dict[str, Any], annotation: Any) -> Any:
     try:
-        kind = Annotated[annotation, msgspec.Meta(**bounds)] if bounds else annotation
+        kind = Annotated[annotation, msgspec.Meta(**bounds)]
         msgspec.inspect.type_info(kind)
     except (TypeError, ValueError):
-        return annotation  # A bound of a Decimal, or of a date: msgspec has none.
-    return kind
+        return annotation  # A bound of None, of a Decimal, of a date: msgspec has none.
+    return kind if bounds else annotation

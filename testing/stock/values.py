@@ -102,7 +102,7 @@ def _made_of_others(kind: inspect.Type, chance: Random, depth: int) -> Any:
         case inspect.NamedTupleType(cls=cls, fields=fields):
             return _instance(cls, lambda: cls(**_fields(fields, chance, depth)))
         case inspect.CustomType(cls=cls) if is_model(cls):
-            return _instance(cls, lambda: cls.model_validate(_model_fields(cls, chance, depth)))
+            return _instance(cls, lambda: _model(cls, chance, depth))
     raise NoValue(str(getattr(kind, "cls", type(kind).__name__.removesuffix("Type").lower())))
 
 
@@ -123,7 +123,7 @@ def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _model_fields(model: Any, chance: Random, depth: int) -> dict[str, Any]:
+def _model(model: Any, chance: Random, depth: int) -> Any:
     found: dict[str, Any] = {}
     for name, (kind, required) in fields_of(model).items():
         if required or (depth < 2 and chance.random() < 0.5):
@@ -132,7 +132,7 @@ def _model_fields(model: Any, chance: Random, depth: int) -> dict[str, Any]:
             except NoValue as error:
                 if required:
                     raise NoValue(f"{model.__name__}.{name}: {error}") from None
-    return found
+    return model.model_validate(found)
 
 
 def _fields(fields: Any, chance: Random, depth: int) -> dict[str, Any]:
