@@ -28,7 +28,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.logs.capture import say_past_locks, speakers_are
 from tidegate.runtime.logs.output import Outputs
-from tidegate.runtime.logs.tracebacks import app_traceback, place_of
+from tidegate.runtime.logs.tracebacks import app_traceback
 from tidegate.runtime.options.reading import Mistakes
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
@@ -45,7 +45,7 @@ from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.checkpoints.pace import memtable_bytes_max
 from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker.app import load_app
+from tidegate.shard.worker.app import load_app, why_not_imported
 from tidegate.shard.worker.app_logging import app_may_configure
 from tidegate.shard.worker.app_settings import give_settings
 from tidegate.shard.worker.debugger import set_breakpoint_hook
@@ -144,16 +144,7 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
         several = len(error.problems) > 1
         problem = "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
         return Failed("load", app, problem, "correct the app and try again")
-    problem = f"importing it raised {type(error).__name__}: {error}{_where(error)}"
-    return Failed("load", app, problem, "correct the app and try again", traceback=app_traceback(error))
-
-
-def _where(error: BaseException) -> str:
-    """File and line, unless the text of the error has them."""
-    if isinstance(error, SyntaxError) and error.lineno is not None:
-        return f" ({error.filename}:{error.lineno})"
-    file, line = place_of(error)
-    return f" ({file}:{line})" if line else ""
+    return Failed("load", app, why_not_imported(error), "correct the app and try again", traceback=app_traceback(error))
 
 
 def _cannot_run(verdict: Verdict) -> Failed:
@@ -222,7 +213,9 @@ def _serve(
 def _open_store(spec: WorkerSpec, trouble: Callable[[CheckpointTrouble], None]) -> WorkerStore:
     data_dir, memtable_bytes = Path(spec.data_dir), memtable_bytes_max(spec.cache_bytes)
     if spec.cluster is None:
-        return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
+        store = WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
+        store.check_belonging(data_dir, spec.shards_total)
+        return store
     from tidegate.shard.replicated.snapshot import SnapshotPolicy
     from tidegate.shard.replicated.worker_log import WorkerLog  # Here, because a service without a cluster needs no NATS.
 

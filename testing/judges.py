@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from tidegate.runtime.chaos.verdict.linearizability import ObjectCheck, Undecided
+from tidegate.runtime.wire.encoding import encode_value
 from tidegate.runtime.wire.stub import object_of
 from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.objects.object import DurableObject
@@ -43,26 +44,28 @@ def conserved(objects: Objects, cls: type[DurableObject], key: str, total: float
 
 def linearizable(objects: Objects, stub: DurableObject, model: Callable[[], Any]) -> None:
     """What the test's calls to the object were answered could have come from `model()`, a plain object whose methods do the same
-    at once and one after another. Its attributes are what can be stored. A call whose outcome is not known may have run or not.
-    An exception of the model means that the method raises one of that class."""
-    encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+    at once and one after another. A call whose outcome is not known may have run or not. An exception of the model means that the
+    method raises one of that class. Arguments come as they travel: a dataclass or a model as a dict. Its attributes are lists,
+    dicts, numbers, texts and the like; raises TypeError for others, which would not be the same in the next call."""
+    decode = msgspec.msgpack.decode
 
     def after(state: Any, call: Any) -> tuple[Any, Any]:
         thing = model()
         vars(thing).update(decode(state))
         method, arguments = call
         args, kwargs = decode(arguments[0])
+        run = getattr(thing, method)  # A model that lacks it says nothing of the object.
         try:
-            result = encode([True, getattr(thing, method)(*args, **kwargs)])
+            result = encode_value([True, run(*args, **kwargs)])
         except Exception as exc:
-            result = encode([False, type(exc).__name__])
-        return encode(vars(thing)), result
+            result = encode_value([False, type(exc).__name__])
+        return _state_of(thing), result
 
-    check = ObjectCheck(after, encode(vars(model())))
+    check = ObjectCheck(after, _state_of(model()))
     events = objects.history(stub)
     answers = {event.number: event for event in events if event.is_answer}
     for event in events:
-        invocation = event.method, (encode([event.args, event.kwargs]),)
+        invocation = event.method, (encode_value([event.args, event.kwargs]),)
         answer = answers.get(event.number)
         if event.is_answer:
             if event.outcome is None:
@@ -77,7 +80,26 @@ def linearizable(objects: Objects, stub: DurableObject, model: Callable[[], Any]
         elif answer is None or answer.outcome is None:
             check.began_unknown(invocation)
         else:
-            check.began(event.number, invocation, encode(list(answer.outcome)))
+            check.began(event.number, invocation, encode_value(list(answer.outcome)))
+
+
+def _state_of(thing: object) -> bytes:
+    """Of a model, from which another one is made equal to it."""
+    try:
+        attributes = vars(thing)
+    except TypeError:
+        raise TypeError(f"the attributes of {type(thing).__name__} cannot be told: it has __slots__") from None
+    for name, value in attributes.items():
+        try:
+            is_plain = msgspec.msgpack.decode(encode_value(value)) == value
+        except TypeError:
+            is_plain = False
+        if not is_plain:
+            problem = (
+                f"{type(thing).__name__}.{name} is a {type(value).__name__} that does not come back equal from where it is kept"
+            )
+            raise TypeError(f"{problem}: keep lists, dicts, numbers and texts in the attributes of a model")
+    return encode_value(attributes)
 
 
 async def keeps_all_in_storage(objects: Objects, cls: type[ObjectT], script: Callable[[ObjectT], Awaitable[object]]) -> None:

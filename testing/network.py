@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from tidegate.runtime.extras import how_to_install
 from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.objects.web import Web
 
@@ -122,12 +123,14 @@ class Network:
                     f'objects.http.answer("{scheme}://{host}{default}/*", ...)'
                 )
             )
-            self._trouble(text)
-            raise ConnectionRefusedError(errno.ECONNREFUSED, text)
+            self._refuse(text)
         return contextvars.Context().run(self._server_protocol, "https" if secure else "http")  # No object's business.
 
     def _server_protocol(self, scheme: str) -> asyncio.BaseProtocol:
-        from aiohttp import web
+        try:
+            from aiohttp import web
+        except ImportError:
+            self._refuse(f"what answers HTTP in a test needs aiohttp: {how_to_install('tidegate[fetch]')}")
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             url = f"{scheme}://{request.host}{request.raw_path}"
@@ -156,6 +159,10 @@ class Network:
             return response
 
         return web.Server(handle, access_log=None)()
+
+    def _refuse(self, text: str) -> NoReturn:
+        self._trouble(text)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, text)
 
     def forget(self, web: Web) -> None:
         """The process that had it is gone."""

@@ -38,6 +38,8 @@ CACHE_FORMAT = 3
 """Of a directory that is a cache of the logs of a cluster: earlier versions would take it for all there is."""
 OLDEST_FORMAT = 1
 """Which this version can read. What it writes is of the newest format, and no older version reads that."""
+STARTS_MAX = 10**15
+"""More than there can have been: the number is in names of files, and in what states say of their log."""
 _SECTOR_BYTES = 512
 
 _LOG_NAME = re.compile(r"(\d{8,})-\d{4,}(-\d{4,})?(-kept)?")
@@ -133,6 +135,8 @@ def open_directory(path: Path, shards_if_new: int, cluster: str = "") -> DataDir
 
 
 def _cannot_open(path: Path, error: OSError, hint: str) -> OperatorError:
+    if error.errno == errno.EISDIR and error.filename is not None:  # As where a mount or a copy went wrong.
+        path, hint = Path(os.fsdecode(error.filename)), "a file belongs there: put it back, or restore a backup"
     return OperatorError("open data directory", path, error.strerror or str(error), hint, passes=error.errno in _PASSES)
 
 
@@ -303,7 +307,9 @@ def _read_description(path: Path, elsewhere: str, cluster: str = "") -> _Descrip
         description = msgspec.json.decode(text, type=_Description)
     except msgspec.MsgspecError as error:
         raise OperatorError("read", file, f"damaged: {error}", _restore(path)) from error
-    if not 1 <= description.shards <= SHARDS_MAX or description.shards & (description.shards - 1) or description.starts < 0:
+    if not 1 <= description.shards <= SHARDS_MAX or description.shards & (description.shards - 1):
+        raise OperatorError("read", file, "damaged: impossible numbers", _restore(path))
+    if not 0 <= description.starts < STARTS_MAX:
         raise OperatorError("read", file, "damaged: impossible numbers", _restore(path))
     if description.cluster != cluster:
         raise _is_of_another(path, description.cluster, cluster, elsewhere)

@@ -26,6 +26,10 @@ INSTEAD = {
     **dict.fromkeys(("open", "io.open", "pathlib.Path.open", "os.fsync", "os.wait", "os.waitpid", "sqlite3.connect"), _THREAD),
     **dict.fromkeys(("psycopg.connect", "psycopg2.connect", "pymysql.connect", "smtplib.SMTP", "smtplib.SMTP_SSL"), _THREAD),
     **dict.fromkeys(("socket.create_connection", "socket.getaddrinfo", "socket.gethostbyname", "select.select"), _THREAD),
+    **dict.fromkeys(("mysql.connector.connect", "paramiko.SSHClient", "ftplib.FTP", "ftplib.FTP_TLS"), _THREAD),
+    **dict.fromkeys(("boto3.client", "boto3.resource", "boto3.Session", "boto3.session.Session"), _THREAD),
+    **{f"redis.{name}": f"redis.asyncio.{name}" for name in ("Redis", "StrictRedis", "from_url")},
+    "pymongo.MongoClient": "pymongo.AsyncMongoClient",
     **{f"shutil.{name}": _THREAD for name in ("copy", "copy2", "copyfile", "copytree", "move", "rmtree")},
 }
 _OF_FILES = {"read_text", "read_bytes", "write_text", "write_bytes"}

@@ -136,6 +136,15 @@ class ObjectLog:
             traceback = plain(app_traceback(error))
         self.say(level, "%s", line, speaker=speaker, traceback=traceback)
 
+    def was_cut_short(self, object_id: ObjectId, what: str, reason: str, code: str) -> None:
+        """As `failed`, of code that has raised nothing: its object was reset while it ran."""
+        self.failures += 1
+        line = f"{what}: {reason}"
+        self._wrong.keep(object_id, "error", line, code)
+        speaker = Speaker(str(object_id), code)
+        if self._is_due((object_id.class_name, f"{code} {what}", "", "", 0), line, logging.WARNING, speaker):
+            self.say(logging.WARNING, "%s", line, speaker=speaker)
+
     def was_reset(self, object_id: ObjectId, line: str) -> None:
         """One kind for each class, whatever the reason: what is reset by each call writes no more than what raises in each."""
         speaker = Speaker(str(object_id))

@@ -120,7 +120,10 @@ class Ring(BuiltIn):
         except BaseException as exc:
             if activation.broken is not None or CURRENT.get(None) is not activation:
                 raise  # The second: nobody runs it any more. Its coroutine is closed, as where a simulated process is killed.
-            activation.host.log.failed(activation.id, "the alarm handler failed", exc, ALARM)
+            if issubclass(type(exc), Failure):
+                activation.host.log.was_cut_short(activation.id, "the alarm handler failed", text_of(exc), ALARM)
+            else:
+                activation.host.log.failed(activation.id, "the alarm handler failed", exc, ALARM)
             if self.trace is not None:
                 self._raised = MethodRaised(text_of(exc), details={"type": name_of(exc)}).to_wire()
             if cache.alarm is alarm:

@@ -24,6 +24,7 @@ from tidegate.shard.store.logs import LOG_KEY
 from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.names import NAMES_HEAD_KEY, index_row, is_header, named_by, read_head
 from tidegate.shard.store.recovery import Recovery
+from tidegate.shard.store.state.belonging import shards_beyond
 from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
@@ -142,6 +143,9 @@ class Check:
 
     def run(self) -> Iterator[Finding]:
         """Raises PermissionError, or OperatorError because of one."""
+        for shard in shards_beyond(self._data, self._shards):
+            hint = "put the tidegate.json of this data back, or restore a backup"
+            yield Finding(None, str(state_path(self._data, shard)), f"tidegate.json says {self._shards} shards", hint)
         with contextlib.ExitStack() as stack:
             states: list[ReadState] = []
             for shard in range(self._shards):

@@ -40,6 +40,7 @@ from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, lo
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.snapshots import Snapshots
+from tidegate.shard.store.state.belonging import check_belonging
 from tidegate.shard.store.state.data_file import DATA_FILE, new_data, put_in_place
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.pages import MAP_BYTES_MAX
@@ -574,6 +575,10 @@ class WorkerStore:
             for each in self.unwritable:
                 if await asyncio.to_thread(_is_writable, data_dir / "shards" / f"{each.shard:04d}", each.shard):
                     return
+
+    def check_belonging(self, data_dir: Path, shards_total: int) -> None:
+        """See `belonging`. Raises OperatorError."""
+        check_belonging(data_dir, [state for state in self._states if state.shard in self.shards], shards_total)
 
     async def wait_for_room(self) -> None:
         """Returns when a store that is `read_only` could be opened to be written. Asks the file system itself, by taking as much

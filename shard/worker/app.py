@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from tidegate.runtime.logs.tracebacks import place_of
+from tidegate.runtime.wire.exceptions import text_of
 from tidegate.runtime.wire.stub import names_of
 from tidegate.runtime.wire.supervisor_messages import split_app
 from tidegate.shard.objects.methods import AppError, ObjectClass
@@ -40,6 +42,17 @@ def load_app(app: str, kept: KeptSource | None = None) -> list[ObjectClass]:
     if problems:
         raise AppError(*dict.fromkeys(problems))  # One of a base is that of every class derived from it.
     return served
+
+
+def why_not_imported(error: BaseException) -> str:
+    """What importing it has raised, and where: of an error of syntax the file and line that it names itself."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        file, line = error.filename or "", error.lineno
+    else:
+        file, line = place_of(error)
+    where = f" ({file}:{line})" if line and not file.startswith("<") else ""
+    text = error.msg if isinstance(error, SyntaxError) else text_of(error)
+    return f"importing it raised {type(error).__name__}: {text}{where}"
 
 
 def _import_file(path: Path, kept: KeptSource | None) -> ModuleType:

@@ -14,7 +14,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.options.reading import Mistake, Mistakes
 from tidegate.runtime.wire.settings_question import SettingsAnswer, SettingsQuestion
 from tidegate.shard.objects.methods import AppError
-from tidegate.shard.worker.app import load_app
+from tidegate.shard.worker.app import load_app, why_not_imported
 from tidegate.shard.worker.app_settings import give_settings
 
 
@@ -27,7 +27,7 @@ def answer(question: SettingsQuestion) -> SettingsAnswer:
     except (AppError, OperatorError) as error:
         problem = str(error)
     except BaseException as error:  # Whatever importing it raises; an exit, too.
-        problem = f"importing it raised {type(error).__name__}: {error}"
+        problem = why_not_imported(error)
     return SettingsAnswer(mistakes=[Mistake(app, "", problem, "correct the app, or leave it out: --no-app", "service.app")])
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 Path = tuple[Any, ...]
-_RANDOM = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
-"""A UUID, however it is written."""
+_RANDOM = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}|(?<= at )0x[0-9a-f]+")
+"""A UUID, however it is written; and where something was in memory: `<Future at 0x7f4367b000d0 state=finished>`."""
 MISSING = "nothing"
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
-
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.options.settings import AppSources
 from tidegate.shard.objects.methods import AppError, ObjectClass
-from tidegate.shard.worker.app import load_app
+from tidegate.shard.worker.app import load_app, why_not_imported
 from tidegate.shard.worker.app_settings import give_settings
 
 
@@ -21,7 +19,5 @@ def loaded(app: str, sources: AppSources) -> list[ObjectClass]:
     except AppError as error:
         raise OperatorError("test", app, one_line(str(error)), "correct the app") from None
     except BaseException as error:  # Whatever importing it raises; an exit, too.
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        problem = f"importing it raised {type(error).__name__}: {error} (at {frame.filename}:{frame.lineno})"
-        raise OperatorError("test", app, one_line(problem), "correct the app") from None
+        raise OperatorError("test", app, one_line(why_not_imported(error)), "correct the app") from None
     return classes

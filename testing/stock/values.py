@@ -10,11 +10,15 @@ import datetime
 import decimal
 import re
 import uuid
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import msgspec
 from msgspec import inspect
+
+from tidegate.runtime.wire.encoding import encode_value
+from tidegate.runtime.wire.models import is_model
+from tidegate.testing.stock.models import fields_of
 
 NAMES = ("a", "b")
 """Of objects; texts are often one of them, so that objects name each other."""
@@ -94,23 +98,41 @@ def _made_of_others(kind: inspect.Type, chance: Random, depth: int) -> Any:
         case inspect.TypedDictType(fields=fields):
             return _fields(fields, chance, depth)
         case inspect.StructType(cls=cls, fields=fields) | inspect.DataclassType(cls=cls, fields=fields):
-            return _instance(cls, fields, chance, depth)
+            return _instance(cls, lambda: cls(**_fields(fields, chance, depth)))
         case inspect.NamedTupleType(cls=cls, fields=fields):
-            return _instance(cls, fields, chance, depth)
+            return _instance(cls, lambda: cls(**_fields(fields, chance, depth)))
+        case inspect.CustomType(cls=cls) if is_model(cls):
+            return _instance(cls, lambda: _model(cls, chance, depth))
     raise NoValue(str(getattr(kind, "cls", type(kind).__name__.removesuffix("Type").lower())))
 
 
-def _instance(cls: type, fields: Any, chance: Random, depth: int) -> Any:
+def _instance(cls: type, make: Callable[[], Any]) -> Any:
     """A class may refuse what it is made of."""
     problem = ""
     for _ in range(TRIES):
         try:
-            return cls(**_fields(fields, chance, depth))
+            return make()
         except NoValue:
             raise
         except Exception as error:
-            problem = f"{cls.__name__}, which refuses every value that was tried: {error}"
+            problem = f"{cls.__name__}, which refuses every value that was tried: {_in_a_line(error)}"
     raise NoValue(problem)
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _model(model: Any, chance: Random, depth: int) -> Any:
+    found: dict[str, Any] = {}
+    for name, (kind, required) in fields_of(model).items():
+        if required or (depth < 2 and chance.random() < 0.5):
+            try:
+                found[name] = draw(type_of(kind), chance, depth + 1)
+            except NoValue as error:
+                if required:
+                    raise NoValue(f"{model.__name__}.{name}: {error}") from None
+    return model.model_validate(found)
 
 
 def _fields(fields: Any, chance: Random, depth: int) -> dict[str, Any]:
@@ -165,7 +187,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def is_carried(value: Any) -> bool:
     """A message can have it."""
     try:
-        msgspec.msgpack.encode(value)
+        encode_value(value)
     except Exception:
         return False
     return True

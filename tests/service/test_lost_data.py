@@ -124,3 +124,24 @@ def test_a_lost_log_is_named_and_nothing_of_it_is_served_until_it_is_put_back(ki
     service.start(WORKERS)
     assert [take(service, name) for name in names.values()] == [(0, NUMBERS + (shard % WORKERS == 0)) for shard in names]
     expect_problems(service)
+
+
+def test_a_number_of_shards_that_is_not_that_of_the_data_is_refused(serve: Serve) -> None:
+    """Every other object would be looked for where it is not, and found empty."""
+    service = serve(WORKERS)
+    names = names_by_shard(service)
+    for name in names.values():
+        assert take(service, name) == (0, 0)
+    service.stop()
+    description = service.data / "tidegate.json"
+    whole = description.read_text()
+    for shards in (4, 16):
+        description.write_text(whole.replace('"shards":8', f'"shards":{shards}'))
+        assert description.read_text() != whole
+        service.launch(WORKERS)
+        assert service.wait() == 1
+    service.expect("put the tidegate.json of this data back")
+    description.write_text(whole)
+    service.start(WORKERS)
+    for name in names.values():
+        assert take(service, name) == (0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pydantic
 import pytest
 
 from tests.testing.bank import Account
@@ -75,6 +76,62 @@ async def test_a_call_that_was_cut_off_may_have_run_or_not(objects: Objects) -> 
     await objects.attempt(ticket.take())
     assert await ticket.take() == 3
     linearizable(objects, ticket, Ticket)
+
+
+class Article(pydantic.BaseModel):
+    name: str
+    pieces: int = 1
+
+
+class Shelf(DurableObject):
+    async def put(self, article: Article) -> int:
+        pieces = await self.storage.get(article.name, 0) + article.pieces
+        await self.storage.put(article.name, pieces)
+        return pieces
+
+
+class ShelfModel:
+    def __init__(self) -> None:
+        self.pieces: dict[str, int] = {}
+
+    def put(self, article: dict[str, Any]) -> int:
+        self.pieces[article["name"]] = self.pieces.get(article["name"], 0) + article["pieces"]
+        return self.pieces[article["name"]]
+
+
+async def test_arguments_reach_a_model_as_they_travel(objects: Objects) -> None:
+    shelf = objects(Shelf, "s")
+    await shelf.put(Article(name="tea"))
+    await shelf.put(Article(name="tea", pieces=2))
+    linearizable(objects, shelf, ShelfModel)
+
+
+async def test_a_model_that_can_judge_nothing_is_not_taken_for_a_wrong_object(objects: Objects) -> None:
+    class OfASet(ShelfModel):
+        def __init__(self) -> None:
+            self.names: set[str] = set()
+
+    class OfArticles(ShelfModel):
+        def __init__(self) -> None:
+            self.last = [Article(name="tea")]
+
+    class OfSlots:
+        __slots__ = ("pieces",)
+
+    class Lacking:
+        def get(self) -> None: ...
+
+    shelf = objects(Shelf, "s")
+    await shelf.put(Article(name="tea"))
+    for model, problem in (
+        (OfASet, "names is a set that"),
+        (OfArticles, "last is a list that does not come back equal"),
+        (OfSlots, "__slots__"),
+    ):
+        with pytest.raises(TypeError, match=problem):
+            linearizable(objects, shelf, model)
+    with pytest.raises(AttributeError, match="no attribute 'put'"):
+        linearizable(objects, shelf, Lacking)
 
 
 async def test_what_is_kept_in_memory_only_is_found(objects: Objects) -> None:

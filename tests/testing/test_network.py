@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -189,3 +190,20 @@ async def test_the_test_itself_may_ask_too(objects: Objects) -> None:
     objects.http.answer(PRICES, "12")
     async with aiohttp.ClientSession() as session, session.get(PRICES) as response:
         assert await response.text() == "12"
+
+
+def test_what_answers_http_says_that_it_needs_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a client that does not need it itself."""
+
+    class Raw(DurableObject):
+        async def ask(self) -> None:
+            await asyncio.open_connection("plain.example", 80)
+
+    async def asks(objects: Objects) -> None:
+        objects.http.answer("http://plain.example/x", "hello")
+        with pytest.raises(ConnectionRefusedError):
+            await objects(Raw, "r").ask()
+
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(AssertionError, match=r"needs aiohttp: .* -m pip install 'tidegate\[fetch\]'"):
+        run(asks)

@@ -40,11 +40,34 @@ def test_a_directory_of_another_format_is_refused_and_left_as_it_was(tmp_path: P
     assert (tmp_path / "tidegate.json").read_text() == text
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "shards": 3, "starts": 1}', '{"format": 1, "shards": 8}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1, "shards": 3, "starts": 1}',
+        '{"format": 1, "shards": 8}',
+        '{"format": 2, "shards": 8, "starts": -1}',
+        '{"format": 2, "shards": 8, "starts": 99999999999999999999999}',
+    ],
+)
 def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tidegate.json").write_text(text)
     with pytest.raises(OperatorError, match="damaged"):
         open_directory(tmp_path, 8)
+
+
+@pytest.mark.parametrize("name", ["tidegate.json", "lock"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    """It was told that another user should own the directory."""
+    open_directory(tmp_path, 8).close()
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    for opens in (lambda: open_directory(tmp_path, 8), lambda: open_idle_directory(tmp_path)):
+        with pytest.raises(OperatorError, match=rf"{name}: Is a directory \(a file belongs there") as refused:
+            opens()
+        assert not refused.value.passes
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:

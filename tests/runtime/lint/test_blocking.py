@@ -30,6 +30,11 @@ def named(before: str, line: str, after: str = "") -> list[tuple[int, str]]:
     ("import subprocess as sp", "sp.Popen('x')", "subprocess.Popen"),
     ("import os", "os.system('x')", "os.system"),
     ("import sqlite3", "sqlite3.connect('x')", "sqlite3.connect"),
+    ("import redis", "redis.Redis().get('x')", "redis.Redis"),
+    ("from redis import from_url", "from_url('redis://x')", "redis.from_url"),
+    ("import boto3", "boto3.client('s3')", "boto3.client"),
+    ("from pymongo import MongoClient", "MongoClient()", "pymongo.MongoClient"),
+    ("import mysql.connector", "mysql.connector.connect()", "mysql.connector.connect"),
     ("from pathlib import Path", "Path('x').read_text()", "pathlib.Path.read_text"),
     ("from pathlib import Path", "return (Path() / 'x').read_bytes()", "read_bytes"),
     ("from pathlib import Path", "Path('x').open()", "pathlib.Path.open"),
@@ -48,6 +53,8 @@ def test_what_blocks_is_named_whatever_it_is_imported_as(before: str, line: str,
     ("", "return self.time.sleep(1)"),
     ("time = None", "return time.sleep(1)"),
     ("import subprocess", "return subprocess.PIPE"),
+    ("import redis.asyncio", "return redis.asyncio.Redis()"),
+    ("from redis.asyncio import Redis", "return Redis()"),
 ])  # fmt: skip
 def test_what_does_not_block_is_left_alone(before: str, line: str) -> None:
     assert named(before, line) == []

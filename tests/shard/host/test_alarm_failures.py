@@ -255,6 +255,10 @@ async def test_a_handler_whose_code_resets_the_object_has_failed_and_that_counts
         assert_within(world.rehearsal.times(), retry_bounds(10, 7))
     assert await world.ring_up("get", "lost") is None
     assert_abandoned(world, caplog, "30 s" if play is overstay_section else "because")
+    told = [line for line in caplog.text.splitlines() if "the alarm handler failed" in line]
+    assert told
+    assert all("the alarm handler failed: Bell/a was reset" in line for line in told)
+    assert "Traceback" not in caplog.text, "it has raised nothing"
 
 
 @in_virtual_time

@@ -56,6 +56,13 @@ def test_a_whole_directory_has_nothing_wrong_and_all_is_counted(data: Path) -> N
     assert said[0] == ("shard 0 of 4", 0.0)
 
 
+def test_shards_that_there_could_not_be_are_found(data: Path) -> None:
+    """`tidegate.json` says less than there are: calls would go to where their objects are not."""
+    found = list(Check(data, SHARDS // 2, lambda *_: None).run())
+    beyond = [str(state_path(data, shard)) for shard in range(SHARDS // 2, SHARDS)]
+    assert [finding.where for finding in found if finding.what == "tidegate.json says 2 shards"] == beyond
+
+
 def test_a_shard_takes_no_more_address_space_than_its_file_has(data: Path) -> None:
     """With a map of the largest size for each a directory of more than 127 shards could not be looked through."""
     for shard in range(SHARDS):

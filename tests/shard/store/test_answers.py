@@ -165,6 +165,7 @@ def test_a_session_that_leaves_for_lack_of_room_leaves_its_floor_until_it_is_too
     table.apply([answer("one", 3, 2, since_s=1_000), answer("one", 5, 2, since_s=1_000)])
     table.apply([answer("two", 1, since_s=1_010, result="x" * (limits.bytes_max - 2 * SESSION_BYTES - FLOOR_BYTES - 10))])
     assert sorted(table.groups) == ["two"]
+    assert table.dropped == 2
     state.save(table)
     for each in (table, state.load(limits)):
         session = each.session("one")

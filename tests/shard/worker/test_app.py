@@ -14,7 +14,7 @@ from tidegate.runtime.wire.stub import Stub, object_of
 from tidegate.shard.__main__ import _cannot_load
 from tidegate.shard.objects.methods import AppError
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.worker.app import load_app
+from tidegate.shard.worker.app import load_app, why_not_imported
 
 Write = Callable[..., str]
 COUNTER = "from tidegate import DurableObject\nclass Counter(DurableObject):\n    async def count(self) -> int: return 1\n"
@@ -206,3 +206,21 @@ def test_a_class_that_was_renamed_is_served_by_the_names_of_its_objects(app: Wri
 def test_aliases_that_are_no_names_are_refused(aliases: Any, problem: str) -> None:
     with pytest.raises(TypeError, match=problem):
         type("Customer", (DurableObject,), {}, aliases=aliases)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (b"\n1 / 0\n", "importing it raised ZeroDivisionError: division by zero (FILE:2)"),
+        (b"\nx = (\n", "importing it raised SyntaxError: '(' was never closed (FILE:2)"),
+        (b"x = 1\0", "importing it raised SyntaxError: source code string cannot contain null bytes"),
+    ],
+)
+def test_why_an_app_cannot_be_imported_names_the_place_in_it_and_none_in_python(source: bytes, told: str, app: Write) -> None:
+    file = app("", "broken.py")
+    Path(file).write_bytes(source)
+    with pytest.raises((ArithmeticError, SyntaxError, ValueError)) as raised:
+        load_app(file)
+    problem = why_not_imported(raised.value)
+    assert problem.startswith(told.replace("FILE", file))
+    assert "<frozen" not in problem

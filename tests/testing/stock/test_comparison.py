@@ -37,3 +37,4 @@ def test_numbers_of_chance_are_not_compared() -> None:
     one, two = "0b8f9a3e-2f0f-4a5a-9c8e-0123456789ab", "ffffffff2f0f4a5a9c8e0123456789ab"
     assert plain({one: 1, two: 2}) == {"(a random number)": 1, "(a random number) 1": 2}
     assert plain({f"order/{one}": (one, 1)}) == plain({f"order/{two}": [two, 1]})
+    assert plain("<Future at 0x7f43 state=finished>") == plain("<Future at 0x8e01 state=finished>") != plain("0x7f43 cents")

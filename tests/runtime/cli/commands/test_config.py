@@ -187,8 +187,9 @@ def test_settings_of_the_app_are_checked_and_shown_by_importing_it(here: Path, c
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ("undefined", "importing it raised NameError: name 'undefined' is not defined"),
+        ("undefined", "importing it raised NameError: name 'undefined' is not defined (/"),
         ("raise SystemExit(3)", "importing it raised SystemExit: 3"),
+        ("1 / 0", "shop.py:1)"),
         ("import os; os._exit(3)", "the process that imported it ended with 3, without a word"),
         ("", "has no object class; derive at least one class from tidegate.DurableObject"),
     ],

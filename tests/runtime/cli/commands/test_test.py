@@ -107,11 +107,12 @@ class Price(DurableObject):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("raise ValueError('not today')", "importing it raised ValueError: not today (at "),
+        ("raise ValueError('not today')", "app.py:1) (correct the app)"),
         ("x = 1", "has no object class"),
         ("from tidegate import DurableObject\nclass C(DurableObject):\n    x = 1\n", "no public method"),
         ("from tidegate import DurableObject\nclass C(DurableObject):\n    def m(self): ...\n", "async def"),
-        ("def", "SyntaxError"),
+        ("def", "importing it raised SyntaxError: "),
+        ("def", "app.py:1) (correct the app)"),
     ],
 )
 def test_an_app_that_cannot_be_tried_is_one_line(
