@@ -39,7 +39,14 @@ from tidegate.shard.replicated.snapshot_fetching import fetch_snapshot
 from tidegate.shard.replicated.snapshot_keeper import SnapshotKeeper
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream
 from tidegate.shard.replicated.stream import ShardStream
-from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardLeftBehind, ShardUnreachable
+from tidegate.shard.store.interface import (
+    PartlyStored,
+    ShardDamaged,
+    ShardElsewhere,
+    ShardLeftBehind,
+    ShardUnreachable,
+    ShardUnwanted,
+)
 from tidegate.shard.store.record import UnreadCommitRecord, decode_unread_record, encode_record
 
 NEVER = SnapshotPolicy(1 << 62, math.inf)
@@ -103,14 +110,18 @@ class WorkerLog(WithoutSegments):
         keeps no other from being served. Raises OperatorError where the servers cannot be used at all."""
         return self._thread.wait(self._claim(marks, applied))
 
-    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+    def take(
+        self, shard: int, mark: bytes, applied: Callable[[int, bytes], object], is_wanted: Callable[[], bool] = lambda: True
+    ) -> ShardDamaged | None:
         """As `claim`, of one shard, while others are appended to; on any thread. `applied` is told in one thread after the other.
-        Raises LogBroken when it is closed, or can never append again."""
+        `is_wanted` is asked before its owner is shut out, in the thread of the log; no: that is why. Raises LogBroken when it is
+        closed, or can never append again."""
         reached = self._read(self._taken, shard, mark, applied)
         if isinstance(reached, ShardDamaged):
             return reached
         assert self._client is not None
-        return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
+        claim = self._own(self._client, shard, reached, applied, is_wanted)
+        return self._thread.wait(self._or_why_not(shard, self._client, claim))
 
     def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
         """Reads what its stream has, and disturbs no owner, and no `take`; the mark of a state that has all of it. Else as
@@ -244,8 +255,17 @@ class WorkerLog(WithoutSegments):
             raise refused
         return refused
 
-    async def _own(self, client: Client, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> None:
+    async def _own(
+        self,
+        client: Client,
+        shard: int,
+        mark: bytes,
+        applied: Callable[[int, bytes], object],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         log = await self._log_of(client, shard, mark)
+        if not is_wanted():
+            raise ShardUnwanted(shard)
         await log.claim(lambda effect: applied(shard, effect.record), CLAIM_S)
         self._logs[shard] = log
         self._places[shard] = (0, log.place), (0, log.place)

@@ -150,6 +150,14 @@ class ShardElsewhere(ShardDamaged):
         self.undone = undone
 
 
+class ShardUnwanted(ShardDamaged):
+    """It was to be had, and was not any longer when it could have been claimed: nothing was done to it, and its owner was not
+    disturbed."""
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(shard, "claim", f"shard {shard}", "it is not to be had here any longer", "nothing is to be done")
+
+
 class ShardUnreachable(ShardDamaged):
     """The servers that keep its log did not answer when it was to be claimed. Nothing is known to be damaged: once they answer it
     is claimed again, and nobody has to do anything for that but see to the servers."""

@@ -96,8 +96,11 @@ class SharedLog(Protocol):
         follows is given to `applied`, record by record, on another thread. Returns why some were not to be had."""
         ...
 
-    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
-        """As `claim` of one shard, while others are appended to. On any thread. Why it is not to be had; None: it is."""
+    def take(
+        self, shard: int, mark: bytes, applied: Callable[[int, bytes], object], is_wanted: Callable[[], bool]
+    ) -> ShardDamaged | None:
+        """As `claim` of one shard, while others are appended to. On any thread. Why it is not to be had; None: it is.
+        `is_wanted` is asked, in any thread, before anybody is disturbed; where it says no that is why (`ShardUnwanted`)."""
         ...
 
     def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
@@ -224,15 +227,17 @@ def _start_log(
     return log, LogMark(start, worker, run)
 
 
-def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int, *, claims: bool = True) -> LmdbState:
-    """See `WorkerStore.replay` and `read_ahead`. Where the log begins behind what is here, a snapshot takes its place, and it
-    begins anew."""
+def _replay(
+    data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int, is_wanted: Callable[[], bool] | None = None
+) -> LmdbState:
+    """See `WorkerStore.replay`; without `is_wanted`, `read_ahead`, which claims nothing. Where the log begins behind what is
+    here, a snapshot takes its place, and it begins anew."""
     for _ in range(FETCHES_MAX):
         stopped: Stopped = {}
         states = _open_states(data_dir, [shard], stopped, isolate=True, beside=beside)
         try:
             if not stopped:
-                stopped.update(_replay_opened(data_dir, worker, states[0], log, claims=claims))
+                stopped.update(_replay_opened(data_dir, worker, states[0], log, is_wanted))
             if not stopped:
                 return states[0]
         except BaseException:
@@ -241,11 +246,13 @@ def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int
         _close_states(states)
         if not isinstance(behind := stopped[shard], ShardLeftBehind):
             break
-        _fetch(data_dir, behind, log, is_ahead=not claims)
+        _fetch(data_dir, behind, log, is_ahead=is_wanted is None)
     raise stopped[shard]
 
 
-def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog, *, claims: bool) -> Stopped:
+def _replay_opened(
+    data_dir: Path, worker: int, state: LmdbState, log: SharedLog, is_wanted: Callable[[], bool] | None
+) -> Stopped:
     recovery = Recovery(data_dir, [state], 0, worker, isolate=True, shared=True)
     place = Path(f"{data_dir}, what the log has")
 
@@ -253,8 +260,8 @@ def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog
         recovery.take(decode_unread_record(record), place)
 
     reached: bytes | ShardDamaged | None
-    if claims:
-        reached = log.take(state.shard, state.log_mark, applied)
+    if is_wanted is not None:
+        reached = log.take(state.shard, state.log_mark, applied, is_wanted)
     else:
         reached = log.follow(state.shard, state.log_mark, applied)
     if isinstance(reached, ShardDamaged):
@@ -676,17 +683,17 @@ class WorkerStore:
 
     # Shards that come and go, where the log is shared
 
-    def replay(self, data_dir: Path, worker: int, shard: int) -> LmdbState:
+    def replay(self, data_dir: Path, worker: int, shard: int, is_wanted: Callable[[], bool] = lambda: True) -> LmdbState:
         """Claims a shard for this process and brings its state up to everything that the log has of it. Blocks, on any thread but
-        the loop's; the others are served meanwhile. To be given to `take_over`. Raises `ShardDamaged` where it is not to be
-        had."""
-        return _replay(data_dir, worker, shard, cast("SharedLog", self.log), len(self._states))
+        the loop's; the others are served meanwhile. To be given to `take_over`. `is_wanted`: see `SharedLog.take`. Raises
+        `ShardDamaged` where it is not to be had."""
+        return _replay(data_dir, worker, shard, cast("SharedLog", self.log), len(self._states), is_wanted)
 
     def read_ahead(self, data_dir: Path, worker: int, shard: int) -> None:
         """Brings the state of a shard that another host serves up to what the log has now, so that a `replay` has little left to
         do. Blocks, on any thread but the loop's. Raises as that does."""
         log = cast("SharedLog", self.log)
-        _replay(data_dir, worker, shard, log, len(self._states), claims=False).close()
+        _replay(data_dir, worker, shard, log, len(self._states)).close()
 
     async def copy_of(self, shard: int) -> StateCopy | None:
         """Of the state of a shard that is served, with everything that was applied when this was called. None: it has left

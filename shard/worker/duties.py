@@ -20,7 +20,8 @@ READS = 4
 
 
 class Take(NamedTuple):
-    """Claim it, and bring its state up to what its log has. Ends in `taken` or `not_taken`."""
+    """Bring its state up to what its log has, and claim it if it `wants` it then. Ends in `taken`, `not_taken` or
+    `not_claimed`."""
 
     shard: int
 
@@ -88,6 +89,15 @@ class Duties:
         if shard in self.target:
             self.refused.add(shard)
         return self._next()
+
+    def not_claimed(self, shard: int) -> list[Step]:
+        """It was not wanted any longer when it could have been."""
+        self.taking.remove(shard)
+        return self._next()
+
+    def wants(self, shard: int) -> bool:
+        """Now; may be asked in any thread."""
+        return shard in self.target
 
     def read(self, shard: int) -> list[Step]:
         self.reading.remove(shard)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from tidegate.runtime.wire.supervisor_messages import Owned, OwnShards
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.interface import ShardDamaged, ShardUnreachable, ShardUnwritable
+from tidegate.shard.store.interface import ShardDamaged, ShardUnreachable, ShardUnwanted, ShardUnwritable
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.worker_store import SharedLog, WorkerStore
 from tidegate.shard.worker.duties import READS, Duties, ReadAhead, Step, Take
@@ -210,7 +211,10 @@ class WorkerShards:
     async def _take(self, shard: int) -> None:
         try:
             await self._store.close_file(shard)  # Which it may have had before.
-            state = await self._loop.run_in_executor(self._pool, self._store.replay, self._data_dir, self._worker, shard)
+            replay = partial(self._store.replay, self._data_dir, self._worker, shard, partial(self._duties.wants, shard))
+            state = await self._loop.run_in_executor(self._pool, replay)
+        except ShardUnwanted:
+            self._carry_out(self._duties.not_claimed(shard))
         except ShardDamaged as error:
             self._not_taken(shard, error)
         except LogBroken as error:

@@ -119,6 +119,8 @@ class Host:
             self.again.append((world.now + AGAIN_S, shard))
             return self.duties.not_read(shard)
         if isinstance(step, Take):
+            if not self.duties.wants(shard):
+                return self.duties.not_claimed(shard)
             world.claimed(shard, self)
             return self.duties.taken(shard)
         if world.had.get(shard, ("", ""))[0] == self.id:

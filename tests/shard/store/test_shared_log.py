@@ -63,7 +63,9 @@ class Elsewhere(BegunAppends, NoLog):
                 applied(shard, record)
         return self.refused | behind
 
-    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+    def take(
+        self, shard: int, mark: bytes, applied: Callable[[int, bytes], object], is_wanted: Callable[[], bool] = lambda: True
+    ) -> ShardDamaged | None:
         return self.claim({shard: mark}, applied).get(shard)
 
     def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:

@@ -25,7 +25,14 @@ from tidegate.runtime.wire.supervisor_messages import ClusterPlace, FromChild, O
 from tidegate.shard.log.commit_log import LogBroken, LogStatistics, WithoutSegments
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardLeftBehind, ShardUnreachable
+from tidegate.shard.store.interface import (
+    PartlyStored,
+    ShardDamaged,
+    ShardElsewhere,
+    ShardLeftBehind,
+    ShardUnreachable,
+    ShardUnwanted,
+)
 from tidegate.shard.store.record import UnreadCommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import duties, worker_shards
@@ -74,10 +81,14 @@ class StreamLog(BegunAppends, WithoutSegments):
         refused = {shard: self.take(shard, mark, applied) for shard, mark in marks.items()}
         return {shard: error for shard, error in refused.items() if error is not None}
 
-    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+    def take(
+        self, shard: int, mark: bytes, applied: Callable[[int, bytes], object], is_wanted: Callable[[], bool] = lambda: True
+    ) -> ShardDamaged | None:
         reached = self.follow(shard, mark, applied)
         if isinstance(reached, ShardDamaged):
             return reached
+        if not is_wanted():
+            return ShardUnwanted(shard)
         self._known[shard] = int(reached)
         self._streams.owners[shard] = self
         return None
@@ -336,6 +347,36 @@ async def test_a_shard_whose_owner_is_gone_is_taken_while_reads_of_others_come_t
         assert second.owned.reads == (0, 1, 2)
         streams.open.set()
         await wait_until_in_loop(lambda: second.owned.ready == (0, 1, 2), "all to be read")
+
+
+async def test_a_shard_that_is_not_wanted_any_longer_once_it_was_read_is_left_to_its_owner(tmp_path: Path) -> None:
+    """It was claimed and given at once: its owner was shut out, and did not know it until he wrote."""
+    streams = Streams()
+    async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
+        streams.slow, before = {0, 1}, len(streams.asked)
+        second.tell(0, 1)
+        await wait_until_in_loop(lambda: len(streams.asked) == before + 2, "the reads")
+        second.tell(1)
+        first.tell(0, 2, 3)
+        streams.open.set()
+        await second.wait_to_own(1)
+        await wait_until_in_loop(lambda: second.owned.busy == (), "the other to be left")
+        assert streams.owners[0] is not streams.owners[1]
+        assert await first.call(name_in(0), "add") == 1, "nobody has disturbed it"
+
+
+async def test_a_shard_that_is_wanted_again_meanwhile_is_taken(tmp_path: Path) -> None:
+    streams = Streams()
+    async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
+        streams.slow, before = {0}, len(streams.asked)
+        second.tell(0)
+        await wait_until_in_loop(lambda: len(streams.asked) == before + 1, "the read")
+        second.tell()
+        second.tell(0)
+        streams.open.set()
+        await second.wait_to_own(0)
+        assert await second.call(name_in(0), "add") == 1
+        first.tell(1, 2, 3)
 
 
 async def test_what_the_services_own_processes_have_sent_is_run_and_what_others_send_is_not(tmp_path: Path) -> None:
