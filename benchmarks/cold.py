@@ -69,7 +69,7 @@ class BareCold:
         self.call()
         host = self.bare.host
         self.collector.end_turn(host.table.added)
-        while host.table.over_budget:
+        while host.table.over_budget():
             host.table.evict_idle(host.turn.now_s)  # Which stands still: nothing comes to rest, however slow this is.
 
 

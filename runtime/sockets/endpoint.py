@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -55,7 +55,7 @@ from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.guard import OWN, SAID_S, Guard
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
 from tidegate.runtime.sockets.slices import Slices
-from tidegate.runtime.sockets.streams import Connection, Streams
+from tidegate.runtime.sockets.streams import Streams
 from tidegate.runtime.sockets.unfinished import ENCRYPTED_BYTES, FRAME_HEAD_BYTES, Unfinished
 from tidegate.runtime.sockets.zap import CLIENT_DOMAIN, OWN_DOMAIN, Zap
 from tidegate.runtime.wire.counts import Counts
@@ -63,12 +63,14 @@ from tidegate.runtime.wire.protocol import (
     ERROR,
     Batch,
     Envelope,
+    Malformed,
     Message,
     Origin,
     encode,
     encode_bodies,
     encode_json,
     join_bodies,
+    parse_body,
     parse_message,
     parse_uncopied,
     parts_of,
@@ -132,6 +134,12 @@ def _descriptor_of(frame: zmq.Frame) -> int:
         return -1
 
 
+def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+    """Of so many that one message cannot have them all."""
+    for at in range(0, len(rows), REPLIES_PER_MESSAGE_MAX):
+        yield rows[at : at + REPLIES_PER_MESSAGE_MAX]
+
+
 @dataclass(frozen=True)
 class EndpointStatistics:
     messages_in: int
@@ -193,6 +201,7 @@ class Endpoint:
         self._handle = handle
         self._end_turn = end_turn
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
         self._rows: dict[bytes, list[Row]] = {}
         self._formed: dict[Origin, list[Row]] = {}
         self._senders_of_much: set[bytes] = set()
@@ -264,8 +273,9 @@ class Endpoint:
 
     def close(self) -> None:
         """What was sent may still leave for two seconds; nothing is read any more."""
-        if self._socket.closed:
+        if self._is_closed:
             return
+        self._is_closed = True
         self._edge.stop()
         self._connections.close()
         self._streams.close()
@@ -349,7 +359,7 @@ class Endpoint:
 
     def _on_readable(self) -> None:
         self._edge.is_due = False
-        if self._socket.closed:
+        if self._is_closed:
             return
         try:
             self._read_burst()
@@ -385,7 +395,10 @@ class Endpoint:
                 messages, malformed = parse_message(frames, self._message_bytes_max)
                 self._malformed += malformed
             size += received
-            requests += self._take(client, user, messages, received)
+            if received >= _GREAT_BYTES:
+                self._give_back_later()
+            for message in messages:
+                requests += self._take(client, user, message)
             if requests >= TURN_REQUESTS_MAX or size >= TURN_BYTES_MAX:
                 return
         else:
@@ -395,30 +408,32 @@ class Endpoint:
     def _heard(self, client: bytes, body: bytes) -> int:
         """A stream has brought a message. How many requests that had."""
         self._messages_in += 1
-        messages, malformed = parse_message((client, body), self._message_bytes_max)
-        self._malformed += malformed
-        return self._take(client, OWN, messages, len(body))
-
-    def _take(self, client: bytes, user: str, messages: list[Message], received: int) -> int:
-        """One message of a client, taken apart, and its bytes. How many requests it has."""
-        guard, requests = self._guard, 0
-        if received >= _GREAT_BYTES:
+        if len(body) >= _GREAT_BYTES:
             self._give_back_later()
-        for message in messages:
-            for request_id, error in message.refused:
-                self.reply_error(message.origin, request_id, error)
-            if guard is not None:
-                message.origin.user = user
-            requests += len(message.requests)
-            if message.__class__ is Batch or client in self._slices.lines:
-                self._put_off(message)
-                continue
-            if user != OWN:
-                self._judge(message)
-            try:
-                self._handle(message)
-            except BaseException as exc:  # A fault of ours; it takes no other message with it.
-                self._went_wrong(message, exc)
+        try:
+            message = parse_body(client, body)
+        except Malformed:
+            self._malformed += 1
+            return 0
+        return self._take(client, OWN, message)
+
+    def _take(self, client: bytes, user: str, message: Message) -> int:
+        """A message of a client, taken apart. How many requests it has."""
+        requests = len(message.requests)
+        if message.refused:
+            self._answer_refused(message)
+        if self._guard is not None:
+            message.origin.user = user
+        if message.__class__ is Batch or client in self._slices.lines:
+            self._put_off(message)
+            return requests
+        if user != OWN:
+            self._judge(message)
+        handle = self._handle
+        try:
+            handle(message)
+        except BaseException as exc:  # A fault of ours; it takes no other message with it.
+            self._went_wrong(message, exc)
         return requests
 
     def _judge(self, message: Message) -> None:
@@ -463,7 +478,7 @@ class Endpoint:
             self.reply_error(message.origin, request_id, error)
 
     def _handle_slices(self) -> None:
-        if self._socket.closed or self._loop is None:
+        if self._is_closed or self._loop is None:
             return
         slices = self._slices
         parts = slices.take(time.monotonic(), self.outbox.crowded)
@@ -589,24 +604,31 @@ class Endpoint:
     def reply_error(self, origin: Origin, request_id: int | str, error: CallError) -> None:
         self.reply(origin, request_id, ERROR, error.to_wire())
 
+    def has_replies(self) -> bool:
+        """For `flush` to send."""
+        return len(self._rows) + len(self._formed) > 0
+
     def flush(self) -> None:
         """Sends everything queued, one message per client where the client allows it."""
-        if self._socket.closed:
+        if self._is_closed:
             return
-        if self.outbox:
-            self.outbox.encoded()
+        outbox = self.outbox
+        if outbox.known:
+            outbox.encoded()
         if self._rows:
             rows_by_client, self._rows = self._rows, {}
             for client, rows in rows_by_client.items():
-                rows, refused = self._or_errors(client, rows)
-                for at in range(0, len(rows), REPLIES_PER_MESSAGE_MAX):
-                    for body in encode_bodies(rows[at : at + REPLIES_PER_MESSAGE_MAX], json=False, single=False):
-                        self._deliver(client, (body,), errors=refused)
+                refused = False
+                if outbox.known:
+                    rows, refused = self._or_errors(client, rows)
+                for part in (rows,) if len(rows) <= REPLIES_PER_MESSAGE_MAX else _parts(rows):
+                    for body in encode_bodies(part):
+                        self._deliver(client, (body,), refused)
         if self._formed:
             formed, self._formed = self._formed, {}
             for origin, rows in formed.items():
                 self._send_formed(origin, rows)
-        if self.outbox:
+        if outbox.known:
             self._retry_later(_OUTBOX_RETRY_S)
         if self._edge.used:
             self._edge.rearm()
@@ -618,7 +640,7 @@ class Endpoint:
             return
         rows, refused = self._or_errors(origin.client, rows)
         for body in encode_bodies(rows, json=origin.json, single=origin.single):
-            self._deliver(origin.client, (body,), errors=refused)
+            self._deliver(origin.client, (body,), refused)
 
     def _gather(self, origin: Origin, envelope: Envelope) -> None:
         """What is known of a very long answer waits for the rest as bytes."""
@@ -658,35 +680,33 @@ class Endpoint:
         envelope.missing -= 1
         if envelope.missing == 0 and envelope.bodies and not envelope.is_dropped:
             self._let_go(origin.client, envelope)
-            self._deliver(origin.client, (*envelope.frames, *envelope.bodies), errors=envelope.errors)
+            self._deliver(origin.client, (*envelope.frames, *envelope.bodies), envelope.errors)
 
     def _or_errors(self, client: bytes, rows: list[Row]) -> tuple[list[Row], bool]:
         """These replies, or short errors in their place for a client that does not read; whether it is those."""
-        if not self.outbox or not self.outbox.is_full(client):
+        if not self.outbox.is_full(client):
             return rows, False
         self._undeliverable += 1
         return [(request_id, ERROR, _UNREAD) for request_id, _, _ in rows], True
 
-    def _deliver(self, client: bytes, frames: Sequence[bytes], *, errors: bool = False) -> None:
+    def _deliver(self, client: bytes, frames: Sequence[bytes], errors: bool) -> None:
         if (stream := self._by_stream.get(client)) is not None:
-            self._send_stream(stream, frames[0], errors=errors)
+            body = frames[0]
+            if len(body) >= _GREAT_BYTES:
+                self._give_back_later()
+            if self._streams.send(stream, body, errors):
+                self._messages_out += 1
+            else:
+                self._undeliverable += 1
             return
         outbox = self.outbox
-        if outbox and outbox.must_wait(client):
+        if outbox.must_wait(client):
             outbox.settle((client,))
             if outbox.must_wait(client):
                 if not outbox.keep(client, frames, errors=errors):
                     self._undeliverable += 1
                 return
         if not self._send(client, frames) and not outbox.keep(client, frames, errors=errors):
-            self._undeliverable += 1
-
-    def _send_stream(self, stream: Connection, body: bytes, *, errors: bool) -> None:
-        if len(body) >= _GREAT_BYTES:
-            self._give_back_later()
-        if self._streams.send(stream, body, errors=errors):
-            self._messages_out += 1
-        else:
             self._undeliverable += 1
 
     def _send(self, client: bytes, frames: Sequence[bytes]) -> bool:
@@ -730,7 +750,7 @@ class Endpoint:
     def _retry_outbox(self) -> None:
         """Sends what can be sent now. Comes back less often while nobody reads, and soon while somebody reads."""
         self._retry = None
-        if self._socket.closed:
+        if self._is_closed:
             return
         began_s = time.monotonic()
         outbox = self.outbox
@@ -747,7 +767,7 @@ class Endpoint:
                 progress = True
         if self._edge.used:
             self._edge.rearm()
-        if outbox:
+        if outbox.known:
             delay_s = _OUTBOX_RETRY_S if progress else min(self._outbox_retry_s * 2, _OUTBOX_RETRY_S_MAX)
             self._retry_later(max(delay_s, _OUTBOX_REST * (time.monotonic() - began_s)))
         if had_kept and not len(outbox):

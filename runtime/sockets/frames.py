@@ -26,7 +26,7 @@ _length_at = _head.unpack_from
 class Frames:
     """Of one direction of one connection."""
 
-    __slots__ = ("_bytes_max", "_missing", "_pieces", "_rest", "is_greeted", "problem")
+    __slots__ = ("_bytes_max", "_missing", "_pieces", "_rest", "is_greeted", "problem", "wanted")
 
     def __init__(self, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
@@ -38,25 +38,27 @@ class Frames:
         """Of a large body."""
         self._missing = 0
         """Bytes of it."""
+        self.wanted = LARGE_BYTES
+        """How many bytes to ask for."""
         self.problem = ""
         """Why nothing behind it can be read: what has come is no greeting, or a length that no message has."""
 
-    @property
-    def wanted(self) -> int:
-        """How many bytes to ask for."""
-        return LARGE_BYTES if self._missing <= LARGE_BYTES else min(self._missing, _PIECE_BYTES_MAX)
+    def _now_missing(self, count: int) -> None:
+        self._missing = count
+        self.wanted = min(max(count, LARGE_BYTES), _PIECE_BYTES_MAX)
 
     def feed(self, data: bytes) -> list[bytes]:
         """All bodies that are whole with that."""
         bodies: list[bytes] = []
         if self._missing:
             if len(data) < self._missing:
-                self._missing -= len(data)
+                self._now_missing(self._missing - len(data))
                 self._pieces.append(data)
                 return bodies
             self._pieces.append(data[: self._missing])
             bodies.append(b"".join(self._pieces))
-            data, self._pieces, self._missing = data[self._missing :], [], 0
+            data, self._pieces = data[self._missing :], []
+            self._now_missing(0)
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, end = 0, len(data)
@@ -68,18 +70,20 @@ class Frames:
                 self._rest = data
                 return bodies
             self.is_greeted, at = True, len(GREETING)
-        while at + HEAD_BYTES <= end:
+        while (start := at + HEAD_BYTES) <= end:
             (length,) = _length_at(data, at)
             if length > self._bytes_max:
                 self.problem = f"a frame of {length} bytes, more than {self._bytes_max}"
                 return bodies
-            stop = at + HEAD_BYTES + length
+            stop = start + length
             if stop > end:
                 if length >= LARGE_BYTES:
-                    self._pieces, self._missing = [data[at + HEAD_BYTES :]], stop - end
+                    self._pieces = [data[start:]]
+                    self._now_missing(stop - end)
                     return bodies
                 break
-            bodies.append(data[at + HEAD_BYTES : stop])
+            bodies.append(data[start:stop])
             at = stop
-        self._rest = data[at:]
+        if at < end:
+            self._rest = data[at:]
         return bodies

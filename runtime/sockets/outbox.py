@@ -63,7 +63,8 @@ class Outbox:
         self.pool_bytes = pool_bytes
         self._own = own
         self.room = room
-        self._clients: dict[bytes, _Client] = {}
+        self.known: dict[bytes, _Client] = {}
+        """Those for whom there is anything to look after."""
         self._waiting: dict[bytes, None] = {}
         """Clients for which messages are kept, in order."""
         self._made: set[bytes] = set()
@@ -81,10 +82,6 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to look after."""
-        return bool(self._clients)
-
     def clients(self) -> list[bytes]:
         """For whom messages are kept."""
         return list(self._waiting)
@@ -96,7 +93,7 @@ class Outbox:
 
     def is_full(self, client: bytes) -> bool:
         """Whether replies for this client should be replaced by short errors from now on."""
-        known = self._clients.get(client)
+        known = self.known.get(client)
         return known is not None and known.bytes >= self.share_bytes
 
     # What comes
@@ -111,7 +108,7 @@ class Outbox:
         """What was made in this turn is sent or kept by now."""
         made, self._made = self._made, set()
         for client in made:
-            known = self._clients[client]
+            known = self.known[client]
             size, known.made_bytes = known.made_bytes, 0
             self._shrunk(client, size)
 
@@ -122,17 +119,17 @@ class Outbox:
 
     def let_go(self, client: bytes, size: int) -> None:
         """They are sent, kept as a message, or given up."""
-        self._clients[client].gathered_bytes -= size
+        self.known[client].gathered_bytes -= size
         self._shrunk(client, size)
 
     def must_wait(self, client: bytes) -> bool:
         """Whether the library should get no more for this client now."""
-        known = self._clients.get(client)
+        known = self.known.get(client)
         return known is not None and (bool(known.messages) or known.on_way_bytes >= SEND_AHEAD_BYTES)
 
     def is_ahead(self, client: bytes) -> bool:
         """Whether the library has as much for this client as it may have at once."""
-        return self._clients[client].on_way_bytes >= SEND_AHEAD_BYTES
+        return self.known[client].on_way_bytes >= SEND_AHEAD_BYTES
 
     def sent(self, client: bytes, size: int, delivery: Delivery) -> None:
         """The library has it, and tells when it has it no longer."""
@@ -162,12 +159,12 @@ class Outbox:
 
     def first(self, client: bytes) -> Sequence[bytes] | None:
         """The oldest message kept for the client."""
-        known = self._clients.get(client)
+        known = self.known.get(client)
         return known.messages[0][0] if known is not None and known.messages else None
 
     def remove_first(self, client: bytes) -> None:
         """The oldest message has left."""
-        known = self._clients[client]
+        known = self.known[client]
         size = known.messages.popleft()[1]
         known.kept_bytes -= size
         self.kept_bytes -= size
@@ -178,8 +175,8 @@ class Outbox:
     def settle(self, clients: Iterable[bytes] | None = None) -> bool:
         """Looks what the library is through with, of these clients or of all. Whether there was anything."""
         settled = False
-        for client in list(self._clients) if clients is None else clients:
-            known = self._clients.get(client)
+        for client in list(self.known) if clients is None else clients:
+            known = self.known.get(client)
             size = 0
             while known is not None and known.on_way and known.on_way[0][0].done:
                 size += known.on_way.popleft()[1]
@@ -190,14 +187,14 @@ class Outbox:
         return settled
 
     def _known(self, client: bytes) -> _Client:
-        known = self._clients.get(client)
+        known = self.known.get(client)
         if known is None:
-            known = self._clients[client] = _Client()
+            known = self.known[client] = _Client()
         return known
 
     def _forget(self, client: bytes) -> None:
-        if not self._clients[client].bytes:
-            del self._clients[client]
+        if not self.known[client].bytes:
+            del self.known[client]
 
     def _crowded_above(self, client: bytes) -> int:
         part = self.share_bytes // CROWDED_SHARE
@@ -205,23 +202,23 @@ class Outbox:
 
     def _grown(self, client: bytes, size: int) -> None:
         self.total += size
-        if self._clients[client].bytes > self._crowded_above(client):
+        if self.known[client].bytes > self._crowded_above(client):
             self.crowded.add(client)
 
     def _shrunk(self, client: bytes, size: int) -> None:
         self.total -= size
         self._forget(client)
         for each in list(self.crowded):
-            if each not in self._clients or self._clients[each].bytes * 2 <= self._crowded_above(each):
+            if each not in self.known or self.known[each].bytes * 2 <= self._crowded_above(each):
                 self.crowded.discard(each)
                 self.room(each)
 
     def check_invariants(self) -> None:
-        assert self.total == sum(known.bytes for known in self._clients.values())
-        assert self.kept_bytes == sum(known.kept_bytes for known in self._clients.values())
-        assert set(self._waiting) == {client for client, known in self._clients.items() if known.messages}
-        assert self.crowded <= self._clients.keys()
-        for known in self._clients.values():
+        assert self.total == sum(known.bytes for known in self.known.values())
+        assert self.kept_bytes == sum(known.kept_bytes for known in self.known.values())
+        assert set(self._waiting) == {client for client, known in self.known.items() if known.messages}
+        assert self.crowded <= self.known.keys()
+        for known in self.known.values():
             assert known.bytes
             assert known.kept_bytes == sum(size for _, size in known.messages)
             assert known.on_way_bytes == sum(size for _, size in known.on_way)

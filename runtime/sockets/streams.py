@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.limits import HANDSHAKE_MS_MAX, LARGE_BYTES, TURN_BYTES_MAX, TURN_CONNECTIONS_MAX, TURN_REQUESTS_MAX
-from tidegate.runtime.sockets.frames import GREETING, Frames, head_of_length
+from tidegate.runtime.sockets.frames import GREETING, HEAD_BYTES, Frames, head_of_length
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.stream import first_pieces
 
@@ -68,15 +68,17 @@ class Connection:
 
     def receive(self) -> int:
         """What one look at the socket gives. Returns how many bytes that was."""
+        frames = self.frames
         try:
-            data = self.socket.recv(self.frames.wanted)
+            data = self.socket.recv(frames.wanted)
         except BlockingIOError:
             return 0
         except OSError:  # It was killed with replies unread.
             data = b""
         if data:
-            self.bodies += self.frames.feed(data)
-        self.has_ended = not data or bool(self.frames.problem)
+            self.bodies += frames.feed(data)
+        if not data or frames.problem:
+            self.has_ended = True
         return len(data)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> int:
@@ -113,6 +115,8 @@ class Streams:
         self._listening: socket.socket | None = None
         self._epoll: select.epoll | None = None
         self._by_fd: dict[int, Connection] = {}
+        self._only: Connection | None = None
+        """Where there is one connection: that."""
         self.by_client: dict[bytes, Connection] = {}
         self._ready: collections.OrderedDict[int, Connection] = collections.OrderedDict()
         """Connections that have something to be read or handled. Whose turn is next comes first."""
@@ -185,9 +189,11 @@ class Streams:
                 self._loop.call_soon(self._on_ready)
 
     def _read_burst(self, epoll: select.epoll) -> None:
-        ready = self._ready
-        requests, size = 0, self._read_the_only_one()
-        if not size:
+        ready, only = self._ready, self._only
+        requests, size = 0, 0 if only is None else self._guess(only)
+        if size:
+            requests = self._hear(only)  # type: ignore[arg-type]  # it has been read
+        else:
             self._guesses_left = _GUESSES_MAX
             for fd, events in epoll.poll(0, _EVENTS_MAX):
                 connection = self._by_fd.get(fd)
@@ -200,30 +206,30 @@ class Streams:
                     ready[fd] = connection
         while ready and requests < TURN_REQUESTS_MAX and size < TURN_BYTES_MAX:
             fd, connection = ready.popitem(last=False)
-            bodies = connection.bodies
-            if not bodies and not connection.has_ended:
+            if not connection.bodies and not connection.has_ended:
                 size += connection.receive()
                 if self._silent and connection.frames.is_greeted:
                     self._silent.pop(fd, None)
-            if bodies:
-                requests += max(1, self._heard(connection.client, bodies.popleft()))
-            if bodies:
-                ready[fd] = connection
-            elif connection.has_ended:
-                self._over.append(connection)
+            requests += self._hear(connection)
 
-    def _read_the_only_one(self) -> int:
+    def _hear(self, connection: Connection) -> int:
+        """The next message of a connection, if it has one; with more it waits for its turn. How many requests that had."""
+        bodies, requests, heard = connection.bodies, 0, self._heard
+        if bodies:
+            requests = heard(connection.client, bodies.popleft()) or 1
+        if bodies:
+            self._ready[connection.fd] = connection
+        elif connection.has_ended:
+            self._over.append(connection)
+        return requests
+
+    def _guess(self, only: Connection) -> int:
         """Where one client calls, it is that one that has sent something, nearly always. How many bytes; 0: the kernel is to be
         asked."""
-        if len(self._by_fd) != 1 or self._silent or not self._guesses_left:
-            return 0
-        ((fd, only),) = self._by_fd.items()
-        if only.is_waiting or only.bodies:
+        if not self._guesses_left or self._silent or only.is_waiting or only.bodies:
             return 0
         self._guesses_left -= 1
-        if size := only.receive():
-            self._ready[fd] = only
-        return size
+        return only.receive()
 
     def _accept(self) -> None:
         assert self._listening is not None
@@ -245,6 +251,7 @@ class Streams:
             connection = Connection(accepted, b"%s%x" % (self._names, self.accepted), self._bytes_max, now)
             self._by_fd[connection.fd] = self._silent[connection.fd] = connection
             self.by_client[connection.client] = connection
+            self._count()
             self._epoll.register(connection.fd, _IN)
             connection.write((GREETING,))
             if self._look is None:
@@ -285,21 +292,24 @@ class Streams:
         del self._by_fd[fd], self.by_client[client]
         self._ready.pop(fd, None)
         self._silent.pop(fd, None)
+        self._count()
         while self._outbox.first(client) is not None:
             self._outbox.remove_first(client)
 
+    def _count(self) -> None:
+        self._only = next(iter(self._by_fd.values())) if len(self._by_fd) == 1 else None
+
     # Out
 
-    def send(self, connection: Connection, body: bytes, *, errors: bool) -> bool:
+    def send(self, connection: Connection, body: bytes, errors: bool) -> bool:
         """False where it had to be dropped: one of short errors, of which there are too many, or nobody is there to read it."""
-        outbox, client = self._outbox, connection.client
-        frames: tuple[bytes, ...] = (head_of_length(len(body)), body)
+        outbox, client, size = self._outbox, connection.client, len(body)
+        head = head_of_length(size)
+        frames = (head + body,) if size < LARGE_BYTES else (head, body)
         if connection.is_waiting:
             return outbox.keep(client, frames, errors=errors)
-        if len(body) < LARGE_BYTES:
-            frames = (b"".join(frames),)
         sent = connection.write(frames)
-        if sent == sum(map(len, frames)):
+        if sent == HEAD_BYTES + size:
             return True
         if sent < 0 or not outbox.keep(client, frames, errors=errors and not sent):
             return False

@@ -44,7 +44,7 @@ def is_head(request: Request) -> bool:
     return not request.cls and request.method == KEYS
 
 
-def answered_in(head: Request, *, json: bool) -> int:
+def answered_in(head: Request, json: bool) -> int:
     """Below which number it says that all calls have been answered. Raises BadRequest."""
     try:
         (answered,) = (_json_decode if json else _decode)(head.args)
@@ -61,7 +61,7 @@ def check_name(session: str) -> None:
 
 def session_of(head: Request, *, json: bool) -> Session:
     """Raises BadRequest."""
-    answered = answered_in(head, json=json)
+    answered = answered_in(head, json)
     check_name(head.name)
     return Session(head.name, answered)
 
@@ -74,7 +74,7 @@ def head_row(session: Session) -> tuple[int, str, str, str, tuple[int]]:
 def are_numbered(requests: Sequence[Request]) -> bool:
     """Whether a session can have numbered all of them, but that numbers may be below 0."""
     try:
-        largest = max([request.id for request in requests])
+        largest = requests[0].id if len(requests) == 1 else max([request.id for request in requests])
     except (TypeError, ValueError):  # A text among numbers; or there are none.
         return False
     return largest.__class__ is int and largest <= NUMBER_MAX

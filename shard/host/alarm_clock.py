@@ -92,10 +92,12 @@ class AlarmClock:
         self._numbers = 0
         self._deaths: dict[bytes, int] = {}
         """By object: processes that have died while its handler ran."""
-        self._marking: list[Ring] = []
+        self.marking: list[Ring] = []
         """Rings whose marks are in the open commit."""
         self._being_marked: list[Ring] = []
         """In the commit in flight."""
+        self.awaits_commit = False
+        """`committed` has something to do. It may stay set when nothing is there any more."""
         self._marked: collections.deque[Ring] = collections.deque()
         """To be delivered."""
         self._suspects: collections.deque[Ring] = collections.deque()
@@ -267,12 +269,15 @@ class AlarmClock:
         if cache.alarm is not None:
             due = Due(cache.alarm.due_us, cache.key, cache.class_name, cache.name, cache.alarm.set_us)
             self._committing.append((cache.shard, due))
+            self.awaits_commit = True
         return cache.take_index_writes()
 
     def cut_marks(self) -> None:
-        self._being_marked, self._marking = self._marking, []
+        self._being_marked, self.marking = self.marking, []
+        self.awaits_commit = True
 
     def committed(self) -> None:
+        self.awaits_commit = False
         if self._being_marked:
             if not self._marked:
                 self._host.call_soon(self._deliver, context=NEUTRAL)
@@ -347,7 +352,7 @@ class AlarmClock:
         """Its run counts as begun when that is durable, and begins then."""
         ring.marked, ring.has_ended = True, False
         self._write_mark(ring.shard, ring.due.object_key, ring.deaths + 1, wanted=True)
-        self._marking.append(ring)
+        self.marking.append(ring)
         self._host.turn.end_soon()
 
     def _write_mark(self, shard: int, object_key: bytes, deaths: int, *, wanted: bool = False) -> None:

@@ -13,12 +13,11 @@ long one among them. A call that waits for anything but its own storage has its 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import BY_CODE, Internal
-from tidegate.runtime.wire.counts import TIMES_S, Counts, Histogram, rows
+from tidegate.runtime.wire.counts import Counts, Histogram, rows
 
 if TYPE_CHECKING:
     from tidegate.runtime.wire.protocol import Origin
@@ -101,7 +100,7 @@ class Counting:
     def first_stretch(self, origin: Origin, kept: Kept | None) -> ClassCounts:
         """The first call of the message is to that class. Returns where it counts."""
         of_class = self.unknown if kept is None else kept.counts
-        origin.of_class = of_class if origin.of_class in (None, of_class) else MIXED
+        origin.of_class = of_class if origin.of_class is None or origin.of_class is of_class else MIXED
         return of_class
 
     def next_stretch(self, origin: Origin, of_class: ClassCounts, left: int, kept: Kept | None) -> ClassCounts:
@@ -116,8 +115,8 @@ class Counting:
         if not ran:
             return
         self.left = left
-        began_s, arrived_s = self.now_s, self.arrived_s
-        now_s = self.now_s = self._clock()
+        began_s, arrived_s, clock = self.now_s, self.arrived_s, self._clock
+        now_s = self.now_s = clock()
         if arrived_s:
             if began_s == arrived_s:
                 of_class.queue.buckets[0] += ran
@@ -130,10 +129,10 @@ class Counting:
             if (ended := ran - self.suspended) > 0:
                 of_class.run.observe(took_s / ran, ended)
             self.suspended = 0
-        else:  # What `observe` does.
-            run = of_class.run
-            run.buckets[bisect_left(TIMES_S, took_s if ran == 1 else took_s / ran)] += ran
-            run.sum += took_s
+        elif ran == 1:
+            of_class.run.observe(took_s)
+        else:
+            of_class.run.observe(took_s / ran, ran)
         self.at_once = 0
 
     def end(self, of_class: ClassCounts, origin: Origin | KeyedRun, began_s: float) -> float:
@@ -153,10 +152,8 @@ class Counting:
             arrived_s = origin.arrived_s
             if arrived_s:
                 of_class = sender.count.of_class if origin.of_class is None or origin.of_class is MIXED else origin.of_class
-                answer, took_s = of_class.answer, now_s - arrived_s
-                replies = left - after
-                answer.buckets[bisect_left(TIMES_S, took_s)] += replies  # What `observe` does.
-                answer.sum += took_s if replies == 1 else took_s * replies
+                took_s = now_s - arrived_s
+                of_class.answer.observe(took_s, left - after)
                 if took_s > slowest_s:
                     slowest_s = took_s
             after = left

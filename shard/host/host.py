@@ -190,27 +190,29 @@ class Host:
 
     def handle(self, message: Message) -> None:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
-        session: KnownCalls | None = None
-        if len(message.requests) > 1 and is_head(message.requests[0]) and (session := self._session(message)) is None:
+        requests, session = message.requests, None
+        if len(requests) > 1 and is_head(requests[0]) and (session := self._session(message)) is None:
             return
-        if not message.requests or self._are_too_many(message):
+        if not (count := len(requests)):
+            return
+        book, hot = self.book, self.hot
+        if len(book.running) + len(book.waiting) + len(self.output_gate.held) > _MANY_CALLS and self._are_too_many(message):
             return
         if self._readers.crowded:
             self.waiting.is_closed = True
-        hot = self.hot
-        hot.left -= len(message.requests)
+        hot.left -= count
         if hot.left <= 0:
-            hot.look(message.requests)
+            hot.look(requests)
         origin, counting, now_s = message.origin, self.counting, self.turn.now_s
-        each_apart = (self.tracing is not None and self.tracing.begins) or not (session is None or are_numbered(message.requests))
+        each_apart = (self.tracing is not None and self.tracing.begins) or not (session is None or are_numbered(requests))
         if origin.arrived_s:  # The rest of a large one.
-            counting.resume(origin, len(message.requests))
+            counting.resume(origin, count)
         else:  # What `resume` does, without a look at the clock.
             origin.arrived_s = counting.arrived_s = counting.now_s = now_s
-            counting.left = len(message.requests)
+            counting.left = count
             counting.at_once = counting.suspended = 0
         if each_apart:
-            for request in message.requests:
+            for request in requests:
                 if session is None or self._gives_key(session, request, origin):
                     self.deliver(request, origin)
             return
@@ -220,7 +222,7 @@ class Host:
 
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, requests, waiting, output_gate = message.origin, iter(message.requests), self.waiting, self.output_gate
-        loop, spare, counting, bring_at_once = self.loop, self._spare, self.counting, self.activator.bring_at_once
+        loop, spare, counting = self.loop, self._spare, self.counting
         spare_run, now_s = None if session is None else self.keyed.spare(origin, session), self.turn.now_s
         run = method = method_name = None
         of_class = counting.first_stretch(origin, kept := self.classes.get(class_name := message.requests[0].cls))
@@ -239,7 +241,7 @@ class Host:
                     or waiting.is_closed
                     or (
                         ((activation := kept.activations.find(request.name)) is None or not activation.gate.open)  # type: ignore[union-attr]  # it has the method
-                        and (activation := bring_at_once(kept, request, activation)) is None  # type: ignore[arg-type]  # the same
+                        and (activation := self.activator.bring_at_once(kept, request, activation)) is None  # type: ignore[arg-type]  # the same
                     )
                     or (
                         (
@@ -297,11 +299,9 @@ class Host:
         self.counting.resume(origin, left)
 
     def _are_too_many(self, message: Message) -> bool:
-        """True: its calls have been refused."""
-        book, origin = self.book, message.origin
-        if len(book.running) + len(book.waiting) + len(self.output_gate.held) <= _MANY_CALLS:
-            return False
-        if book.has_room(origin.client, len(message.requests)):
+        """There are many: whether it has calls for which its client has no room. They have been refused."""
+        origin = message.origin
+        if self.book.has_room(origin.client, len(message.requests)):
             return False
         refusal = Overloaded("the worker has too many calls in flight, or the client has").to_wire()
         for request in message.requests:
@@ -315,7 +315,7 @@ class Host:
         head, origin = message.requests[0], message.origin
         requests = without_head(message)
         try:
-            return self.keyed.begin_batch(head, json=origin.json)
+            return self.keyed.begin_batch(head, origin.json)
         except BadRequest as exc:
             for request in requests:
                 self.answer_error(origin, request.id, exc, request.cls)
@@ -624,31 +624,34 @@ class Host:
         """Closes the open commit. Its `shards` are what has to become durable; to be given back to `committed` or
         `commit_failed`."""
         commit = self.output_gate.cut(COMMIT_BYTES_MAX)
-        by_shard: dict[int, list[ObjectWrites]] = {}
+        alarms = self.alarms
+        by_shard: dict[int, ShardCommit] = {}
         for cache in commit.members:
-            writes = cache.begin_commit()
-            objects = by_shard.get(shard := cache.store.shard)
-            if objects is None:
-                objects = by_shard[shard] = [writes]
-            else:
-                objects.append(writes)
+            part = by_shard.get(shard := cache.store.shard) or self._new_part(by_shard, shard)
+            part.objects.append(cache.begin_commit())
             if cache.alarm is not cache.indexed or cache.abandoned:
-                objects.extend(self.alarms.cut_alarm(cache))
+                part.objects.extend(alarms.cut_alarm(cache))
         for (shard, key), rows in commit.own.items():
-            if shard not in self.stores:  # It was stopped, or has gone.
-                continue
-            by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
+            if shard in self.stores:  # Else it was stopped, or has gone.
+                self.part_of(by_shard, shard).objects.append(ObjectWrites(key, False, rows))
         if self.proves:
             for sender, *_ in commit.held:
                 if sender is not None and sender.cache.shard in self.stores:
-                    by_shard.setdefault(sender.cache.shard, [])
-        self.alarms.cut_marks()
-        kept = self.keyed.cut(commit) if commit.answers or self.keyed.has_numbered else {}
-        commit.shards = [
-            ShardCommit(shard, self.stores[shard].seq + 1, by_shard.get(shard, []), *kept.get(shard, ([], [])))
-            for shard in {**by_shard, **kept}
-        ]
+                    self.part_of(by_shard, sender.cache.shard)
+        if alarms.marking:
+            alarms.cut_marks()
+        if commit.answers or self.keyed.has_numbered:
+            self.keyed.cut(commit, by_shard)
+        commit.shards = [*by_shard.values()]
         return commit
+
+    def part_of(self, by_shard: dict[int, ShardCommit], shard: int) -> ShardCommit:
+        """What a commit that is being cut has of the shard."""
+        return by_shard.get(shard) or self._new_part(by_shard, shard)
+
+    def _new_part(self, by_shard: dict[int, ShardCommit], shard: int) -> ShardCommit:
+        part = by_shard[shard] = ShardCommit(shard, self.stores[shard].seq + 1, [])
+        return part
 
     def committed(self, commit: PendingCommit) -> None:
         """It is durable, and the stores have taken it over: the held messages leave."""
@@ -656,9 +659,11 @@ class Host:
         self.objects_committed += len(commit.members)
         for cache in commit.members:
             cache.committing = None
-        self.alarms.committed()
+        if self.alarms.awaits_commit:
+            self.alarms.committed()
         self.output_gate.succeeded(commit)
-        reply, counting, now_s = self._reply, self.counting, self.turn.clock()
+        reply, reply_rows, counting, clock = self._reply, self._reply_rows, self.counting, self.turn.clock
+        now_s = clock()
         held = iter(commit.held)
         message: Origin | None = None
         rows: list[tuple[Any, int, Any]] | None = None
@@ -668,7 +673,7 @@ class Host:
                 if origin is not message:
                     released.append((sender, origin, length_hint(held)))
                     message = None if origin.of_class is MIXED else origin
-                    rows = self._reply_rows(origin) if origin.__class__ is Origin else None
+                    rows = reply_rows(origin) if origin.__class__ is Origin else None
                 if rows is not None:
                     rows.append((request_id, status, result))
                 elif origin.__class__ is Origin:

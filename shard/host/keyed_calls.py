@@ -64,7 +64,7 @@ from tidegate.shard.core.codec import NUMBERS
 from tidegate.shard.core.output_gate import NumberedAnswer
 from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
-from tidegate.shard.store.interface import JSON, STARTED, TOO_LARGE, Answer, AnswerRoll, number_of
+from tidegate.shard.store.interface import JSON, STARTED, TOO_LARGE, Answer, AnswerRoll, ShardCommit, number_of
 
 if TYPE_CHECKING:
     from tidegate.shard.core.cache import ObjectCache
@@ -111,6 +111,12 @@ class KnownCalls:
         self.young: dict[int | str, Told] = {}
         self.old: dict[int | str, Told] = {}
         """What calls of a session were answered that did nothing. The old ones leave all at once."""
+
+    def answered_below(self, number: int) -> None:
+        """All calls with a smaller number have been answered to their caller. One that comes late is looked for, and refused."""
+        self.answered = number
+        if self.newest < number - 1:
+            self.newest = number - 1
 
 
 class KeyedRun:
@@ -334,16 +340,19 @@ class KeyedCalls:
         if known is None:
             known = self._new_session(name)
         if answered > known.answered:
-            known.answered = answered
-            known.newest = max(known.newest, answered - 1)  # What is below is looked for, and refused.
+            known.answered_below(answered)
         return known
 
-    def begin_batch(self, head: Request, *, json: bool) -> KnownCalls:
+    def begin_batch(self, head: Request, json: bool) -> KnownCalls:
         """The session of a batch, which is known until the next one begins. Raises BadRequest."""
-        answered = answered_in(head, json=json)
-        if head.name not in self._sessions:  # To look at the name of each batch would take longer than all else here.
+        answered = answered_in(head, json)
+        known = self._sessions.get(head.name)
+        if known is None:  # To look at the name of each batch would take longer than all else here.
             check_name(head.name)
-        known = self._at_hand = self.session(head.name, answered)
+            known = self._new_session(head.name)
+        if answered > known.answered:
+            known.answered_below(answered)
+        self._at_hand = known
         self.has_numbered = True
         return known
 
@@ -586,24 +595,45 @@ class KeyedCalls:
 
     # Commits
 
-    def cut(self, commit: PendingCommit) -> dict[int, tuple[list[Answer], list[AnswerRoll]]]:
-        """What is being made durable, by shard."""
+    def cut(self, commit: PendingCommit, by_shard: dict[int, ShardCommit]) -> None:
+        """What is being made durable, into the parts of its shards."""
         now_s = self.host.wall_us() // 1_000_000
         self.has_numbered = False
         rolls: dict[KnownCalls, dict[int, list[Any]]] = {}
         rows: dict[int, list[Any]] = {}
-        at_hand: Any = False
+        at_hand: Any = None
         for activation, _, number, _, result, session, digest in commit.held:
+            if session is None:
+                continue
             if session is not at_hand:
-                if session is None:
-                    continue
                 at_hand = session
                 rows = rolls[session] = rolls.get(session) or defaultdict(list)
             row = rows[activation.cache.store.shard]
             row.append(number)  # One after the other takes less time than all at once.
             row.append(digest)
             row.append(result)
-        by_shard: dict[int, tuple[list[Answer], list[AnswerRoll]]] = {}
+        if commit.answers:
+            self._cut_answers(commit, by_shard, rolls, now_s)
+        for known, rows in rolls.items():
+            for shard, listed in rows.items():
+                if commit.answers:  # Else they are in the order in which they have come.
+                    triples = sorted(zip(*[iter(listed)] * 3, strict=True), key=itemgetter(0))
+                    listed = [*chain.from_iterable(triples)]
+                try:
+                    rolled = encode(listed)
+                except OverflowError:  # Looked for here, for all of them at once.
+                    apart, listed = _without_large(known, listed, _in_json(commit, known), now_s)
+                    self.host.part_of(by_shard, shard).answers.extend(apart)
+                    if not listed:
+                        continue
+                    rolled = encode(listed)
+                roll = AnswerRoll(known.name, known.answered, now_s, listed[-3], len(listed) // 3, Raw(rolled))
+                (by_shard.get(shard) or self.host.part_of(by_shard, shard)).rolls.append(roll)
+
+    def _cut_answers(
+        self, commit: PendingCommit, by_shard: dict[int, ShardCommit], rolls: dict[KnownCalls, dict[int, list[Any]]], now_s: int
+    ) -> None:
+        """Those beside what `held` says: the short ones into the rolls."""
         for each in cast("Sequence[KeyedRun | Mark | NumberedAnswer]", commit.answers):
             shard = each.cache.store.shard
             if isinstance(each, NumberedAnswer):
@@ -615,27 +645,7 @@ class KeyedCalls:
             else:
                 known, size = each.known, each.result_bytes
                 answer = Answer(known.name, each.key, known.answered, each.digest, each.status, each.result, size, now_s)
-                by_shard.setdefault(shard, ([], []))[0].append(answer)
-        for known, rows in rolls.items():
-            for shard, listed in rows.items():
-                if commit.answers:  # Else they are in the order in which they have come.
-                    triples = sorted(zip(*[iter(listed)] * 3, strict=True), key=itemgetter(0))
-                    listed = [*chain.from_iterable(triples)]
-                try:
-                    rolled = encode(listed)
-                except OverflowError:  # Looked for here, for all of them at once.
-                    apart, listed = _without_large(known, listed, _in_json(commit, known), now_s)
-                    by_shard.setdefault(shard, ([], []))[0].extend(apart)
-                    if not listed:
-                        continue
-                    rolled = encode(listed)
-                roll = AnswerRoll(known.name, known.answered, now_s, listed[-3], len(listed) // 3, Raw(rolled))
-                kept = by_shard.get(shard)
-                if kept is None:
-                    by_shard[shard] = [], [roll]
-                else:
-                    kept[1].append(roll)
-        return by_shard
+                self.host.part_of(by_shard, shard).answers.append(answer)
 
 
 def _in_json(commit: PendingCommit, known: KnownCalls) -> frozenset[int]:

@@ -125,7 +125,6 @@ class ActivationTable:
         budget.used_bytes -= cache.bytes
         cache.bytes = 0
 
-    @property
     def over_budget(self) -> bool:
         return self.budget.used_bytes > self.budget.bytes_max
 
@@ -136,10 +135,10 @@ class ActivationTable:
     def evict_idle(self, now_s: float) -> float | None:
         """Puts to sleep what has been idle for long enough; drops what has slept for long enough and, over the memory budget, the
         least recently used. Returns when to come again, or None when nothing is in memory."""
-        looks = LOOKS_PER_TURN if self.over_budget else LOOKS_AT_LEISURE
+        looks = LOOKS_PER_TURN if self.over_budget() else LOOKS_AT_LEISURE
         if self._idle_by_age:
             self._drop_idle(now_s, looks)
-        if self._idle_by_age and self.over_budget:
+        if self._idle_by_age and self.over_budget():
             return now_s  # Those that are used leave when no other is left.
         by_age, budget = self._by_age, self.budget
         activations, times_s = by_age.activations, by_age.times_s
@@ -247,7 +246,7 @@ class ActivationTable:
             if activation.last_used_s != used_s or activation.state not in IDLE:
                 idle.remove_first()
                 continue
-            if used_s + self.sleep_s > now_s and not self.over_budget:
+            if used_s + self.sleep_s > now_s and not self.over_budget():
                 return
             idle.remove_first()
             try:

@@ -255,7 +255,7 @@ class CommitLog:
     def append(self, record: bytes) -> int:
         """Blocks until `record` is durable; its position. Raises `LogFull` (not written) or `LogBroken` (unknown)."""
         self._appending.acquire()
-        self._write(record)
+        self._write(record, FRAME_BYTES + len(record))
         return self.sync()
 
     def write(self, record: bytes) -> int | None:
@@ -263,11 +263,11 @@ class CommitLog:
         None: nothing was written, since that might wait for the disk; `append` is to be called. Raises as that does."""
         if not self._appending.acquire(blocking=False):
             return None
-        if self._low + FRAME_BYTES + len(record) > self._high:
+        need = FRAME_BYTES + len(record)
+        if self._low + need > self._high:
             self._appending.release()
             return None
-        self._write(record)
-        return self._active.fd
+        return self._write(record, need)
 
     def sync(self) -> int:
         """Blocks until what was written is durable; its position. Raises `LogBroken`."""
@@ -290,22 +290,22 @@ class CommitLog:
         finally:
             self._appending.release()
 
-    def _write(self, record: bytes) -> None:
-        """Where it raises, nobody is appending any more."""
+    def _write(self, record: bytes, need: int) -> int:
+        """The descriptor that has it. Where it raises, nobody is appending any more."""
         try:
             if self._broken is not None:
                 raise LogBroken("append", self._directory, self._broken, "restart the worker; it recovers what is durable")
-            need = FRAME_BYTES + len(record)
-            while self._low + need > self._high:
+            while (low := self._low) + need > (high := self._high):
                 self._advance(need)
-            position = self._position + 1
-            head, crc = encode_frame_head(self._active.salt, position, self._link, record)
+            active, position = self._active, self._position + 1
+            head, crc = encode_frame_head(active.salt, position, self._link, record)
             if position & 1:
-                _write_all(self._active.fd, [head, record], self._low)
-                self._written = self._low + need, self._high, position, crc
+                _write_all(active.fd, [head, record], low)
+                self._written = low + need, high, position, crc
             else:
-                _write_all(self._active.fd, [record, head], self._high - need)
-                self._written = self._low, self._high - need, position, crc
+                _write_all(active.fd, [record, head], high - need)
+                self._written = low, high - need, position, crc
+            return active.fd
         except OSError as error:
             self._appending.release()
             if error.errno in _NO_SPACE:  # Part of a frame, at most, is there; the next one is written over it.

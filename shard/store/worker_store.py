@@ -30,7 +30,7 @@ from tidegate.shard.log.commit_log import (
     NoLog,
     sync_directory,
 )
-from tidegate.shard.store.checkpoints.checkpoint import Checkpointer, CheckpointTrouble, retry_delay_s
+from tidegate.shard.store.checkpoints.checkpoint import RECORD_BYTES, Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
@@ -642,7 +642,7 @@ class WorkerStore:
         self._untold = 0
         return self._seqs
 
-    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
+    def applied(self, position: int, commits: Sequence[ShardCommit], record_bytes: int = RECORD_BYTES) -> None:
         """Makes the commits of the record at `position` visible to reads. Takes over their objects. On the loop thread, in the
         order of positions."""
         for commit in commits:
@@ -650,8 +650,8 @@ class WorkerStore:
             if (store := self.shards.get(commit.shard)) is not None:  # Else it was stopped while this was in flight.
                 store.apply(commit.seq, commit.objects, commit.answers, commit.rolls)
         self.applied_position = position
-        self.checkpointer.note_applied()
-        if self.log.needs_segment and self._preparing is None:
+        self.checkpointer.note_applied(record_bytes)
+        if self._preparing is None and self.log.needs_segment:
             self._prepare_segment()
 
     # Damage

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tidegate.runtime.errors import ObjectReset, OperatorError
-from tidegate.runtime.wire.counts import NUMBERS, SIZES, Counts, Histogram, rows
+from tidegate.runtime.wire.counts import NOTED_MAX, NUMBERS, SIZES, Counts, Histogram, rows
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken, LogFull
@@ -148,20 +148,19 @@ class Committer:
     @property
     def will_wait(self) -> bool:
         """Whether `commit_if_due` will wait for the disk, if only for a moment."""
-        return self._host.output_gate.can_cut and self._may_wait
+        return self._host.output_gate.is_due() and self._may_wait()
 
-    @property
     def _may_wait(self) -> bool:
         """The kernel syncs the next commit, unless its record is large."""
-        if self._kernel is None or self.slow_s:
+        if self._kernel is None or (self._slow_disk.was_slow and self.slow_s):
             return False
         return self._kernels_s < FAST_BELOW_S or self._by_helper >= ASK_AGAIN_COMMITS
 
     def commit_if_due(self) -> None:
         """To be called at the end of a turn."""
         host = self._host
-        while host.output_gate.can_cut:
-            if self._gathers():
+        while host.output_gate.is_due():
+            if self._gathering is not None and self._gathers(self._gathering):
                 return
             commit = self._commit = host.cut()
             self._record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards, self._store.seqs_to_tell()))
@@ -172,11 +171,9 @@ class Committer:
                 return
             self._ended()
 
-    def _gathers(self) -> bool:
+    def _gathers(self, gathering: Gathering) -> bool:
         """Whether the next commit waits for more to come."""
-        if self._gathering is None:
-            return False
-        wait_s = self._gathering.wait_s(time.perf_counter(), len(self._host.output_gate.held))
+        wait_s = gathering.wait_s(time.perf_counter(), len(self._host.output_gate.held))
         if wait_s and self._gathered is None:
             self._gathered = self._loop.call_later(wait_s, self._have_gathered, context=NEUTRAL)
         return wait_s > 0
@@ -187,9 +184,8 @@ class Committer:
 
     def _append_at_once(self) -> bool:
         """Whether the append has ended, for good or ill. Else somebody is at work on it."""
-        self._is_written = False
-        if self._may_wait and len(self._record) <= LOOP_WRITE_BYTES_MAX:
-            assert self._kernel is not None
+        self._is_written, kernel = False, self._kernel
+        if kernel is not None and self._may_wait() and len(self._record) <= LOOP_WRITE_BYTES_MAX:
             try:
                 fd = self._store.log.write(self._record)
             except Exception as exc:
@@ -198,12 +194,12 @@ class Committer:
             if fd is not None:
                 self._is_written = True
                 try:
-                    if not self._kernel.begin(fd, PATIENCE_MS):
+                    if not kernel.begin(fd, PATIENCE_MS):
                         return False
                 except SyncRefused:
                     self._kernel_took(COUNTED_S_MAX)
                 else:
-                    self._take_result()
+                    self._take_result(kernel)
                     return True
         self._by_helper += 1
         self._helper.give()
@@ -234,10 +230,11 @@ class Committer:
             self._end(exc)
 
     def _end(self, outcome: int | BaseException) -> None:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, LogFull | PartlyStored):
-            outcome = _as_broken(outcome)
-        self._outcome = outcome
         self._elapsed_s = time.perf_counter() - self._began_s
+        if outcome.__class__ is int or isinstance(outcome, int | LogFull | PartlyStored):
+            self._outcome = outcome
+        else:
+            self._outcome = _as_broken(outcome)
 
     # On the loop thread
 
@@ -247,58 +244,63 @@ class Committer:
             self._slow_disk.look(self._began_s, time.perf_counter())
             self._looking = self._loop.call_later(LOOK_S, self._look, context=NEUTRAL)
 
-    def _take_result(self) -> None:
-        """Of the kernel."""
-        assert self._kernel is not None
+    def _take_result(self, kernel: KernelSync) -> None:
         try:
-            self._end(self._store.log.synced(self._kernel.problem()))
+            self._end(self._store.log.synced(kernel.problem()))
         except Exception as exc:
             self._end(exc)
         self._kernel_took(self._elapsed_s)
 
     def _kernel_took(self, seconds: float) -> None:
         self._by_helper = 0
-        self._kernels_s += (min(seconds, COUNTED_S_MAX) - self._kernels_s) / 16
+        self._kernels_s += ((seconds if seconds < COUNTED_S_MAX else COUNTED_S_MAX) - self._kernels_s) / 16
 
     def _synced(self) -> None:
-        self._take_result()
+        assert self._kernel is not None
+        self._take_result(self._kernel)
         self._appended()
 
     def _appended(self) -> None:
         self._ended()
-        if self._host.output_gate.can_cut:
+        if self._host.output_gate.is_due():
             self._host.turn.end_soon()  # With whatever has arrived by now.
         else:
             self._end_turn()
 
     def _ended(self) -> None:
-        commit, record, outcome = self._commit, self._record, self._outcome
+        commit, self._commit = self._commit, None
+        record, outcome = self._record, self._outcome
         assert commit is not None
-        self._commit, self._record = None, b""
-        if isinstance(outcome, LogFull):
+        if isinstance(outcome, int):
+            if self._samples < 16:
+                self._samples += 1
+            elapsed_s = self._elapsed_s
+            self._average_s += (elapsed_s - self._average_s) / self._samples
+            self._syncs.noted.append(elapsed_s)
+            self._records.noted.append(len(record))
+            self._succeed(commit, outcome, len(record))
+        elif isinstance(outcome, LogFull):
             self._make_room(commit, record, outcome)
         elif isinstance(outcome, LogBroken):
             self._fail(commit, outcome)
-        elif isinstance(outcome, PartlyStored):
-            self._succeed_partly(commit, outcome)
         else:
-            self._samples += 1
-            self._average_s += (self._elapsed_s - self._average_s) / min(self._samples, 16)
-            self._syncs.observe(self._elapsed_s)
-            self._records.observe(len(record))
-            self._succeed(commit, outcome)
+            self._succeed_partly(commit, outcome)
 
-    def _succeed(self, commit: PendingCommit, position: int) -> None:
+    def _succeed(self, commit: PendingCommit, position: int, record_bytes: int) -> None:
         """The stores first: what leaves then may be asked for again at once."""
-        self._store.applied(position, commit.shards)
+        self._store.applied(position, commit.shards, record_bytes)
         if self.without_room:
             self._forget_room(commit)
-        self._released.observe(len(commit.held))
+        self._released.noted.append(len(commit.held))
         self._host.committed(commit)
         if self._gathering is not None:
             held = len(self._host.output_gate.held)
             self._gathering.committed(time.perf_counter(), self._elapsed_s, len(commit.held), held)
-        self._commits.observe(time.perf_counter() - self._began_s)
+        noted = self._commits.noted
+        noted.append(time.perf_counter() - self._began_s)
+        if len(noted) >= NOTED_MAX:
+            for each in (self._commits, self._syncs, self._records, self._released):
+                each.count_noted()
 
     def _succeed_partly(self, commit: PendingCommit, outcome: PartlyStored) -> None:
         failed = outcome.failed
@@ -340,7 +342,7 @@ class Committer:
             self._fail(commit, _as_broken(exc))
             return
         else:
-            self._succeed(commit, position)
+            self._succeed(commit, position, len(record))
         self._host.turn.end_soon()
 
     def _say_refused(self, problem: OperatorError) -> None:

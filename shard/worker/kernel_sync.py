@@ -45,7 +45,6 @@ class KernelSync:
         called. Raises SyncRefused, and then it has not begun."""
         try:
             operation = self._order(fd)
-            operation.set_callback(self._ended)
             submitted = self._context.submit(operation)
         except Exception as exc:
             raise SyncRefused(str(exc)) from exc
@@ -71,12 +70,10 @@ class KernelSync:
         """Nothing may be in flight."""
         self._loop.remove_reader(self._context.fileno)
 
-    def _ended(self, _: int) -> None:
-        self._has_ended = True
-
     def _look(self) -> None:
         self._context.poll()
-        self._context.process_events(_REQUESTS)
+        if self._context.process_events(_REQUESTS):
+            self._has_ended = True
 
     def _on_readable(self) -> None:
         self._look()

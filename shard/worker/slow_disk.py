@@ -12,6 +12,9 @@ LOOK_S = 0.1
 
 
 class SlowDisk:
+    was_slow = False
+    """Once, at least: else `slow_s` need not be asked."""
+
     def __init__(self) -> None:
         self._began_s = self._looked_s = self._took_s = 0.0
         self._slow_s = self._slow_until_s = 0.0
@@ -24,7 +27,7 @@ class SlowDisk:
         self._took_s += min(now_s - self._looked_s, 2 * LOOK_S)
         self._looked_s = now_s
         if self._took_s >= SLOW_DISK_S:
-            self._slow_s, self._slow_until_s = self._took_s, now_s + SLOW_DISK_KEPT_S
+            self._slow_s, self._slow_until_s, self.was_slow = self._took_s, now_s + SLOW_DISK_KEPT_S, True
 
     def slow_s(self, now_s: float) -> float:
         """How long an append takes, or took that is hardly over; 0: the disk does its work."""

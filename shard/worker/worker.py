@@ -312,13 +312,14 @@ class Worker:
             self._endpoint.reply_error(message.origin, request.id, refusal)
 
     def _end_turn(self) -> None:
-        if self._committer.will_wait:
-            self._endpoint.flush()  # What waits for no write does not wait for the disk either.
-        self._committer.commit_if_due()
-        self._endpoint.flush()
+        endpoint, committer = self._endpoint, self._committer
+        if endpoint.has_replies() and committer.will_wait:
+            endpoint.flush()  # What waits for no write does not wait for the disk either.
+        committer.commit_if_due()
+        endpoint.flush()
         table = self._host.table
         self._collector.end_turn(table.added)
-        if table.over_budget:
+        if table.over_budget():
             self._evict()
         elif self._evicting is None and not table.is_empty:
             self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)

@@ -69,8 +69,8 @@ class ChangingStore(WorkerStore):
             store.reader = store.apart = self._helper_reader
             store.state.waits_at = 1 + shard % 4  # type: ignore[attr-defined]  # It is a MemoryState.
 
-    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
-        super().applied(position, commits)
+    def applied(self, position: int, commits: Sequence[ShardCommit], record_bytes: int = 0) -> None:
+        super().applied(position, commits, record_bytes)
         for store in self.shards.values():
             if self.random.random() < 0.1:
                 store.reader = None if store.reader is not None else self._helper_reader

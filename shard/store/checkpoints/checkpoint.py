@@ -40,8 +40,12 @@ CHECKPOINT_IDLE_S = 3.0
 IDLE_LOOKS_MAX = 100
 """After so many looks for such a moment, which is 5 minutes, one starts all the same: memory, disk and the time to recover
 follow what is written in this time, where it is too little to reach a bound. (The memtables keep all keys that come and go.)"""
-ASK_EVERY_COMMITS = 8
-"""Whether a checkpoint is due is asked after so many commits: asking costs as much as a call."""
+ASK_EVERY_BYTES = 256 << 10
+"""Whether a checkpoint is due is asked when so much was committed: asking costs as much as several calls."""
+ASK_COMMIT_BYTES = 4 << 10
+"""What a commit counts for beside its record."""
+RECORD_BYTES = ASK_EVERY_BYTES // 8
+"""For what a record is taken whose size nobody tells."""
 CHECKPOINT_COMMIT_ENTRIES = 20_000
 """Entries in one batch, which share pages. The log's next fdatasync may have to wait for it: 10 ms for so many, 100 ms for
 100,000."""
@@ -420,19 +424,19 @@ class Checkpointer:
         self._to_copy: deque[tuple[ShardStore, Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._is_shrinking = False
         self._work_over = asyncio.Event()
-        self._unasked = 0
+        self._unasked_bytes = 0
         self._checkpoints = self._entries = self._failures = 0
         self._last_s = self._turn_s_max = self._commit_s_max = 0.0
 
     # When
 
-    def note_applied(self) -> None:
-        """To be called after each commit was applied. Starts a checkpoint if one is due, else sees to it that an idle moment
-        is used."""
-        self._unasked += 1
-        if self._unasked < ASK_EVERY_COMMITS and self._idle_timer is not None:
+    def note_applied(self, record_bytes: int = RECORD_BYTES) -> None:
+        """To be called after each commit was applied, with the size of its record. Starts a checkpoint if one is due, else sees
+        to it that an idle moment is used."""
+        self._unasked_bytes += record_bytes + ASK_COMMIT_BYTES
+        if self._unasked_bytes < ASK_EVERY_BYTES and self._idle_timer is not None:
             return
-        self._unasked = 0
+        self._unasked_bytes = 0
         if self._task is not None or self._fatal is not None or self._closing:
             return
         if checkpoint_due(self.pressure()):
@@ -441,9 +445,13 @@ class Checkpointer:
             self._watch_for_idleness()
 
     def pressure(self) -> Pressure:
-        size = sum(store.active.size_bytes for store in self._stores)
+        size, pages = 0, 0.0
+        for store in self._stores:
+            active = store.active
+            size += active.size_bytes
+            if active.objects:
+                pages += pages_changed_by(active, store.state.leaf_pages)
         records = self._applied_position() - self._checkpointed_position
-        pages = sum(pages_changed_by(store.active, store.state.leaf_pages) for store in self._stores)
         return Pressure(size, self._memtable_bytes, records, self._log.segments_used, self._log.segments_max, pages)
 
     def _watch_for_idleness(self) -> None:

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from tidegate.runtime.wire.counts import TIMES_S, Histogram, added, quantile, rows, without
+from tidegate.runtime.wire.counts import NOTED_MAX, TIMES_S, Histogram, added, quantile, rows, without
 
 
 def test_a_value_is_in_the_first_bucket_whose_bound_it_does_not_exceed() -> None:
     histogram = Histogram((1.0, 2.0, 5.0))
     for value in (0.0, 1.0, 1.001, 2.0, 5.0, 5.001, 1e9):
         histogram.observe(value)
-    assert histogram.buckets == [2, 2, 1, 2]
-    assert histogram.sum == pytest.approx(0 + 1 + 1.001 + 2 + 5 + 5.001 + 1e9)
+    *buckets, total = histogram.value()
+    assert buckets == [2, 2, 1, 2]
+    assert total == pytest.approx(0 + 1 + 1.001 + 2 + 5 + 5.001 + 1e9)
+    assert histogram.count == 7
+
+
+@pytest.mark.parametrize("count", [NOTED_MAX - 1, NOTED_MAX, NOTED_MAX + 1, 3 * NOTED_MAX + 7])
+def test_it_does_not_matter_whether_values_come_alone_or_many_at_once(count: int) -> None:
+    random = Random(count)
+    values = [random.choice([*TIMES_S, random.expovariate(100), 60.0]) for _ in range(count)]
+    histogram, at_once = Histogram(), Histogram()
+    for value in values:
+        histogram.observe(value)
+        at_once.observe(value / 2, 2)
+        at_once.observe(value, 2)
+    for value in values:
+        histogram.observe(value / 2, 2)
+        histogram.observe(value)
+    assert histogram.count == at_once.count == 4 * count
+    assert histogram.value() == pytest.approx(at_once.value())
+    assert histogram.value() == pytest.approx(at_once.value()), "asked once more"
 
 
 def test_many_things_of_one_value_are_observed_at_once() -> None:
     histogram = Histogram()
     histogram.observe(0.002, 1_000)
-    assert sum(histogram.buckets) == 1_000
-    assert histogram.sum == pytest.approx(2.0)
+    assert histogram.count == 1_000
+    assert histogram.value()[-1] == pytest.approx(2.0)
 
 
 def test_what_was_observed_since_is_what_was_added() -> None:

@@ -82,7 +82,7 @@ class Disk(BegunAppends):
     def seqs_to_tell(self) -> dict[int, int]:
         return {}
 
-    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
+    def applied(self, position: int, commits: Sequence[ShardCommit], record_bytes: int = 0) -> None:
         self.world.applied(position, commits)
 
 
@@ -420,6 +420,7 @@ async def test_a_disk_that_stalls_is_not_written_to_by_the_loop_until_it_has_not
     made = DiskWorld()
     if not was_fast:
         made.committer._kernels_s = 120.0
+    monkeypatch.setattr(slow_disk.SlowDisk, "was_slow", True)
     monkeypatch.setattr(slow_disk.SlowDisk, "slow_s", lambda *_: 4.0)
     for number in range(2 * committer.ASK_AGAIN_COMMITS):
         await made.put(number)

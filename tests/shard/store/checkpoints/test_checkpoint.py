@@ -24,8 +24,11 @@ from tidegate.shard.__main__ import SWITCH_INTERVAL_S
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.log.commit_log import LogFull, LogWithoutRoom
 from tidegate.shard.store.checkpoints.checkpoint import (
+    ASK_COMMIT_BYTES,
+    ASK_EVERY_BYTES,
     NEIGHBOURS,
     PIECE_KEYS,
+    RECORD_BYTES,
     Checkpointer,
     CheckpointTrouble,
     Helper,
@@ -278,11 +281,18 @@ class Bench:
         self.troubles.append(trouble)
         self.told.set()
 
-    def write(self, shard: int, writes: dict[str, bytes | None], number: int = 0, cleared: bool = False) -> None:
+    def write(
+        self,
+        shard: int,
+        writes: dict[str, bytes | None],
+        number: int = 0,
+        cleared: bool = False,
+        record_bytes: int = RECORD_BYTES,
+    ) -> None:
         store = self.stores[shard]
         store.apply(store.seq + 1, [ObjectWrites(object_key(number), cleared, writes)])
         self.position += 1
-        self.checkpointer.note_applied()
+        self.checkpointer.note_applied(record_bytes)
 
     def check_moved(self) -> None:
         for store, state in zip(self.stores, self.states, strict=True):
@@ -367,6 +377,7 @@ def test_no_answer_changes_at_any_turn_of_a_checkpoint(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("bound", ["size", "records", "pages"])
 def test_reaching_a_bound_starts_a_checkpoint(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry_bytes = OBJECT_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES + 2
+    monkeypatch.setattr(checkpoint_module, "CHECKPOINT_IDLE_S", 60.0)
     if bound == "records":
         monkeypatch.setattr(pace_module, "LOG_RECORDS_MAX", 2 * 48)
     if bound == "pages":  # Each object has one of its own.
@@ -375,15 +386,37 @@ def test_reaching_a_bound_starts_a_checkpoint(bound: str, monkeypatch: pytest.Mo
 
     async def test(bench: Bench) -> None:
         for number in range(47):
-            bench.write(number % 2, {"a": b"1"}, number)
+            bench.write(number % 2, {"a": b"1"}, number, record_bytes=ASK_EVERY_BYTES)
             await asyncio.sleep(0)
         assert bench.stores[0].frozen is None
-        bench.write(0, {"a": b"1"}, 1000)
+        bench.write(0, {"a": b"1"}, 1000, record_bytes=ASK_EVERY_BYTES)
         while not bench.log.truncated:
             await asyncio.sleep(0.001)
         assert bench.log.truncated == [48]
 
     with_bench(test, memtable_bytes=48 * entry_bytes if bound == "size" else 1 << 30)
+
+
+def test_after_small_commits_it_is_seldom_asked_whether_one_is_due_and_after_a_large_one_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "CHECKPOINT_IDLE_S", 60.0)
+
+    async def test(bench: Bench) -> None:
+        for number in range(ASK_EVERY_BYTES // ASK_COMMIT_BYTES):  # It is asked at the first one.
+            bench.write(0, {"a": b"1"}, number, record_bytes=0)
+        assert bench.checkpointer._task is None
+        bench.write(0, {"a": b"1"}, 1_000, record_bytes=0)
+        assert bench.checkpointer._task is not None
+        await wait_until_in_loop(lambda: bench.checkpointer._task is None, "the checkpoint")
+        assert bench.log.truncated == [bench.position]
+        bench.write(0, {"a": b"1"}, 1, record_bytes=0)  # It is asked after this one, too.
+        bench.write(0, {"a": bytes(OBJECT_OVERHEAD_BYTES * 8)}, 2, record_bytes=0)
+        assert bench.checkpointer._task is None, "it was asked a moment ago"
+        bench.write(0, {"a": b"1"}, 3, record_bytes=ASK_EVERY_BYTES)
+        assert bench.checkpointer._task is not None
+
+    with_bench(test, memtable_bytes=OBJECT_OVERHEAD_BYTES * 8)
 
 
 def test_an_idle_moment_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
