@@ -45,10 +45,13 @@ ASK_EVERY_COMMITS = 8
 CHECKPOINT_COMMIT_ENTRIES = 20_000
 """Entries in one batch, which share pages. The log's next fdatasync may have to wait for it: 10 ms for so many, 100 ms for
 100,000."""
-CHECKPOINT_COMMIT_PAGES = 1_024
-"""Pages that one batch changes, as far as can be foreseen, large values included: 4 MiB. Where there is much data every object
-called has a page of its own. While 16 MiB were synced, one sync of the log in a thousand took 61 ms; in four batches 14 ms, as
-long as without any, and all of them take no longer than the one."""
+CHECKPOINT_COMMIT_PAGES = 4_096
+"""Pages that one batch changes, as far as can be foreseen, those of values included: 16 MiB."""
+CHECKPOINT_COMMIT_APART = 1_024
+"""Of them, those that are anywhere in the file: where there is much data every object called has a page of its own. While 16 MiB
+of such pages were synced, one sync of the log in a thousand took 61 ms; in four batches 14 ms, as long as without any, and all of
+them take no longer than the one. (What is beside each other need not be cut as small: on a full disk each batch that still has
+room is time until it is known that there is none.)"""
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
 PIECE_KEYS = 4
@@ -87,14 +90,14 @@ class Slice(NamedTuple):
     size_bytes: int
 
     def pages(self, share: float) -> float:
-        """Of the file, that it changes: for each object the share of a page that is its own, as much again where its name may be
-        new, and room for values. Rows of one object count as neighbours; those that are not are bounded as entries."""
+        """Of the file, that it changes, without what values take: for each object the share of a page that is its own, as much
+        again where its name may be new. Rows of one object count as neighbours; those that are not are bounded as entries."""
         objects = {key[:OBJECT_KEY_BYTES] for key, _ in self.puts}
         objects.update([key[:OBJECT_KEY_BYTES] for key in self.deletes])
         if self.cleared:
             objects.add(self.cleared)
         headers = [len(key) for key, _ in self.puts].count(OBJECT_KEY_BYTES)
-        return (len(objects) + headers) * share + self.size_bytes / PAGE_BYTES
+        return (len(objects) + headers) * share
 
 
 def pages_changed(objects: int, leaf_pages: int) -> float:
@@ -193,7 +196,7 @@ def checkpoint_steps(
     assert store.state.applied_seq < store.frozen_seq, "half of it, once more, would not be repaired by the log"
     batch: StateBatch | None = store.state.begin()
     share = page_share(len(frozen.objects), store.state.leaf_pages)
-    entries = 0
+    entries = size = 0
     pages = 0.0
     try:
         for part in _fetched(slices(frozen), store, ahead):
@@ -201,7 +204,7 @@ def checkpoint_steps(
                 yield None
                 continue
             if batch is None:
-                batch, entries, pages = store.state.begin(), 0, 0.0
+                batch, entries, size, pages = store.state.begin(), 0, 0, 0.0
             for first in range(0, len(part.puts), PIECE_KEYS):
                 if not goes_on():
                     yield None
@@ -214,7 +217,12 @@ def checkpoint_steps(
                 entries += yield from _clear_steps(store, batch, part.cleared, ahead, goes_on)
             entries += len(part.puts) + len(part.deletes)
             pages += part.pages(share)
-            if entries >= CHECKPOINT_COMMIT_ENTRIES or pages >= CHECKPOINT_COMMIT_PAGES:
+            size += part.size_bytes
+            if (
+                entries >= CHECKPOINT_COMMIT_ENTRIES
+                or pages >= CHECKPOINT_COMMIT_APART
+                or pages + size / PAGE_BYTES >= CHECKPOINT_COMMIT_PAGES
+            ):
                 yield from _name_steps(store, batch, ahead, goes_on)
                 ready, batch = batch, None
                 yield ready
