@@ -19,6 +19,7 @@ from tidegate.shard.core.codec import encode
 from tidegate.shard.host.table import ACTIVATION_BYTES
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.store.interface import HEADER
+from tidegate.shard.store.state import lmdb_state
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.worker.collector import Collector, resident_bytes
 
@@ -43,6 +44,7 @@ class BareCold:
     """A worker's core over data files that have so many objects. No other module of the worker, and no disk."""
 
     def __init__(self, objects: int, cache_bytes: int = IN_MEMORY * ACTIVATION_BYTES) -> None:
+        lmdb_state.SLOW_READ_S = float("inf")  # Under a profiler every read would seem slow, and the kernel be asked why.
         with tempfile.TemporaryDirectory(prefix="tide-") as folder:  # Files that are mapped need no names.
             states = [LmdbState(Path(folder) / str(shard), shard, map_bytes=_MAP_BYTES) for shard in range(SHARDS)]
         for state, rows in zip(states, _rows(objects), strict=True):

@@ -98,11 +98,6 @@ def name_row_start(text: str) -> str:
     return text if len(encoded) <= WHOLE_NAME_BYTES_MAX else encoded[:WHOLE_NAME_BYTES_MAX].decode(errors="ignore")
 
 
-def is_plain_name(name: object) -> bool:
-    """Whether it can name an object of any class, as far as that is seen at a glance: most are ASCII."""
-    return isinstance(name, str) and name.isascii() and 0 < len(name) <= NAME_BYTES_MAX
-
-
 def check_object_id(class_name: object, name: object) -> str | None:
     """Why this cannot name an object, or None. Class names contain no slash, so that `Class/name` is unambiguous."""
     if not isinstance(class_name, str) or not isinstance(name, str):

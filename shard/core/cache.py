@@ -226,13 +226,18 @@ class ObjectCache:
             if self.complete:
                 self.budget.hits += 1
                 return ABSENT
-            self.budget.misses += 1
-            value = self._stored(key)
+            budget, store = self.budget, self.store
+            budget.misses += 1
+            if store.reader is None:  # What `_stored` does.
+                raw = store.get(self.key, key)
+                value = ABSENT if raw is None else restore(raw)
+            else:
+                value = self._stored(key)
             if value is not MISS:
                 self.values[key] = value
-                size = ENTRY_BYTES + size_of(value)
+                size = ENTRY_BYTES if value.__class__ is int else ENTRY_BYTES + size_of(value)
                 self.bytes += size
-                self.budget.used_bytes += size
+                budget.used_bytes += size
         elif value.__class__ is Passing:
             value = self._keep(key, value)
         return value

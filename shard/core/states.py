@@ -81,6 +81,9 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
 }
 """What may follow, by what happened. Whatever may still move can be LOST: that is how a mistake of the runtime ends."""
 
+_AFTER: Final = {state: {event: after for (before, event), after in TRANSITIONS.items() if before is state} for state in State}
+"""The same by state: to ask it takes no tuple."""
+
 FIRST: Final = State.BARE
 LAST: Final = frozenset(State) - {state for state, _ in TRANSITIONS}
 """From these nothing follows: the activation is *broken*."""
@@ -124,7 +127,7 @@ class Stories:
 
     def move(self, object_id: ObjectId, state: State, event: Event, now_s: float) -> State:
         """The state that follows. Raises InvalidTransition."""
-        after = TRANSITIONS.get((state, event))
+        after = _AFTER[state].get(event)
         if after is None:
             self.mistakes += 1
             raise InvalidTransition([*self.of(object_id)[1 - STORY_MAX :], Move(now_s, object_id, state, event)])

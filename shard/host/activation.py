@@ -43,7 +43,7 @@ from tidegate.shard.store.interface import Done
 if TYPE_CHECKING:
     from tidegate.shard.host.host import Host
 
-STARTED, EVICTED = Event.STARTED, Event.EVICTED
+ASLEEP, STARTED, EVICTED = State.ASLEEP, Event.STARTED, Event.EVICTED
 """To ask an enum for a member takes 0.1 µs before Python 3.12."""
 NO_TASKS: frozenset[ObjectTask] = frozenset()
 NO_CALLBACKS: frozenset[GatedCallback] = frozenset()
@@ -84,12 +84,13 @@ class Activation:
     )
 
     def __init__(self, host: Host, object_class: ObjectClass, cache: ObjectCache) -> None:
+        count = host.counting.kept.get((object_class.name, cache.store.shard))
         self.host = host
         self.object_class = object_class
         self.id = cache.id
         self.cache = cache
         cache.owner = self
-        self.count = host.counting.of(object_class.name, cache.store.shard)
+        self.count = host.counting.of(object_class.name, cache.store.shard) if count is None else count
         self.gate = InputGate()
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
         self.callbacks: set[GatedCallback] | frozenset[GatedCallback] = NO_CALLBACKS
@@ -118,11 +119,12 @@ class Activation:
 
     def begin(self) -> None:
         """Makes the user's instance, where no code of its class runs for that: it has started."""
-        self.move(STARTED)
+        host = self.host
+        self.state = host.table.stories.move(self.id, self.state, STARTED, self.last_used_s)  # No mistake: it is new.
         cls = self.object_class.cls
         instance = self.instance = cls.__new__(cls)
         instance.id = self.id
-        instance.storage = self.storage = self.host.storage_class(self.cache, self)
+        instance.storage = self.storage = host.storage_class(self.cache, self)
         instance._activation = self
 
     def construct(self) -> None:
@@ -221,7 +223,7 @@ class Activation:
     def leave_memory(self) -> None:
         """Cuts the references in which an activation and its parts hold each other, so that an evicted one is freed at once
         and not by a pass of the collector over a million others."""
-        had_instance = self.state is not State.ASLEEP
+        had_instance = self.state is not ASLEEP
         self.end(EVICTED, LEFT)
         self.cache.leave_memory()
         if self.callbacks:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import BadRequest, Moved
-from tidegate.runtime.ids import check_object_id, is_plain_name, key_and_slot, object_id, object_key, shard_of_slot
-from tidegate.runtime.wire.protocol import Request
+from tidegate.runtime.ids import check_object_id, key_and_slot, object_id, object_key, shard_of_slot
+from tidegate.runtime.limits import NAME_BYTES_MAX
+from tidegate.runtime.wire.protocol import NO_RAW, Request
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.states import Event, InvalidTransition
 from tidegate.shard.host.activation import Activation
@@ -67,24 +68,25 @@ class Activator:
         class_name, name, waiting = request.cls, request.name, host.waiting
         if (
             not kept.object_class.starts_alone
-            or len(request.options) > 1
+            or (request.options is not NO_RAW and len(request.options) > 1)
             or waiting.stalled
             or self._quarantine
             or host.moving.going
             or kept.asleep.find(name) is not None
-            or not is_plain_name(name)  # There is such a class.
+            or not name.isascii()  # What can name an object, as far as that is seen at a glance: most do. There is such a class.
+            or not 0 < len(name) <= NAME_BYTES_MAX
         ):
             return None
         key, slot = key_and_slot(class_name, name)
-        shard = shard_of_slot(slot, host.settings.shards_total)
-        store = host.stores.get(shard)
+        store = host.stores.get(shard_of_slot(slot, host.settings.shards_total))
         if store is None or waiting.is_away(key) or (store.reader is not None and not store.is_read_in(key, HEADER)):
             return None
+        table = host.table
         try:
-            cache = host.new_cache(key, object_id(class_name, name), store, host.output_gate, host.table.budget)
+            cache = host.new_cache(key, object_id(class_name, name), store, host.output_gate, table.budget)
             activation = Activation(host, kept.object_class, cache)
             activation.begin()
-            host.table.add(activation, host.turn.now_s)
+            table.add(activation, activation.last_used_s)
         except Exception:  # It will be told by whoever looks at more.
             return None
         return activation

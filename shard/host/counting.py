@@ -64,13 +64,14 @@ class Counting:
     """Of one worker."""
 
     __slots__ = (
-        "_by_shard", "_classes", "_clock", "arrived_s", "at_once", "left", "now_s", "suspended", "unknown"
+        "_classes", "_clock", "arrived_s", "at_once", "kept", "left", "now_s", "suspended", "unknown"
     )  # fmt: skip
 
     def __init__(self, classes: Iterable[ClassCounts], clock: Callable[[], float]) -> None:
         self.unknown = ClassCounts(UNKNOWN)
         self._classes = {each.class_name: each for each in classes}
-        self._by_shard: dict[tuple[str, int], CallCount] = {}
+        self.kept: dict[tuple[str, int], CallCount] = {}
+        """By class and shard, those that `of` was asked for."""
         self._clock = clock
         self.arrived_s = 0.0
         """Of the message at hand."""
@@ -83,9 +84,9 @@ class Counting:
 
     def of(self, class_name: str, shard: int) -> CallCount:
         """Where an object counts its calls."""
-        count = self._by_shard.get((class_name, shard))
+        count = self.kept.get((class_name, shard))
         if count is None:
-            count = self._by_shard[class_name, shard] = CallCount(self._classes.get(class_name, self.unknown), shard)
+            count = self.kept[class_name, shard] = CallCount(self._classes.get(class_name, self.unknown), shard)
         return count
 
     # Stretches
@@ -168,18 +169,18 @@ class Counting:
 
     @property
     def calls(self) -> int:
-        return sum(count.calls for count in self._by_shard.values())
+        return sum(count.calls for count in self.kept.values())
 
     def by_shard(self) -> dict[int, int]:
         """Calls."""
         calls: dict[int, int] = {}
-        for (_, shard), count in self._by_shard.items():
+        for (_, shard), count in self.kept.items():
             calls[shard] = calls.get(shard, 0) + count.calls
         return calls
 
     def counts(self) -> Counts:
         by_class = dict.fromkeys(self._classes, 0)
-        for (class_name, _), count in self._by_shard.items():
+        for (class_name, _), count in self.kept.items():
             by_class[class_name] = by_class.get(class_name, 0) + count.calls
         classes = [*self._classes.values(), self.unknown]
 

@@ -48,7 +48,16 @@ class SplitDict(MutableMapping[K, V]):
         parts = self._parts
         part = parts[hash(key) % len(parts)]
         part[key] = value
-        if len(part) > WHOLE_MAX and len(self._parts) == 1:
+        if len(part) > WHOLE_MAX and len(parts) == 1:
+            self._split()
+
+    def add(self, key: K, value: V) -> None:
+        """One that is not there."""
+        parts = self._parts
+        part = parts[hash(key) % len(parts)]
+        assert key not in part
+        part[key] = value
+        if len(part) > WHOLE_MAX and len(parts) == 1:
             self._split()
 
     def __delitem__(self, key: K) -> None:

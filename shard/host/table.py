@@ -35,7 +35,7 @@ LOOKS_AT_LEISURE = 100
 """While it is not. What nobody has used for long is in no cache of the CPU: 10 to 40 µs each, seen with a million objects."""
 
 
-RESTED, ROUSED = Event.RESTED, Event.ROUSED
+ASLEEP, RESTED, ROUSED = State.ASLEEP, Event.RESTED, Event.ROUSED
 """Of a million objects in turn each does both for every call; to ask an enum for a member takes 0.1 µs before Python 3.12."""
 IDLE = frozenset({State.RESTING, State.ASLEEP})
 IN_USE = frozenset({State.STARTING, State.AWAKE, State.RESTING})
@@ -103,13 +103,12 @@ class ActivationTable:
         return sum(len(kept.activations) for kept in self.classes.values())
 
     def add(self, activation: Activation, now_s: float) -> None:
-        class_name, name = activation.id
-        activations = self.classes[class_name].activations
-        assert activations.find(name) is None, "at most one activation of an object"
-        activations[name] = activation
+        self.classes[activation.object_class.name].activations.add(activation.id.name, activation)
         self.added += 1
         self.budget.used_bytes += ACTIVATION_BYTES
-        self._by_age.append(activation, now_s)
+        by_age = self._by_age
+        by_age.activations.append(activation)
+        by_age.times_s.append(now_s)
 
     def remove(self, activation: Activation) -> None:
         """Its memory no longer counts. Does nothing for one that never got in."""
@@ -174,7 +173,7 @@ class ActivationTable:
     def evict(self, activation: Activation) -> None:
         """One that is idle leaves memory."""
         kept, cache = self.classes[activation.object_class.name], activation.cache
-        if activation.state is not State.ASLEEP:  # Else it was counted when its instance left.
+        if activation.state is not ASLEEP:  # Else it was counted when its instance left.
             self.evictions += 1
             del kept.activations[activation.id.name]
         else:

@@ -46,8 +46,15 @@ class Memtable:
             held = held_by_key.get(key)
             if held is None:
                 held_by_key[key] = change
-                self._count_object(change, 1)
-                if change.cleared or HEADER in change.writes:
+                writes = change.writes
+                if len(writes) == 1:  # What `_count_object` does, for what most calls write.
+                    ((name, value),) = writes.items()
+                    size = OBJECT_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES + len(name)
+                    self.size_bytes += size if value is None else size + len(value)
+                    self.entries += 1
+                else:
+                    self._count_object(change, 1)
+                if change.cleared or HEADER in writes:
                     self.named.append(key)
             elif change.cleared:
                 if not held.cleared and HEADER not in held.writes:

@@ -203,7 +203,8 @@ class ShardStore:
 
     def get(self, object_key: bytes, key: str) -> bytes | None:
         """The value, None if absent. The key "" is the object's header."""
-        if self.frozen is not None or object_key in self.active.objects:
+        frozen = self.frozen
+        if object_key in self.active.objects or (frozen is not None and object_key in frozen.objects):
             value = self.recall(object_key, key)
             if value is not UNKNOWN:
                 return value

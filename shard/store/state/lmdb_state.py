@@ -259,13 +259,17 @@ class LmdbState:
         self.was_read = True
         if self.commits != self._read_at:
             self._begin_reading()
-        try:
-            value = _get(self._reading, key)
+        try:  # `_get`, without the call: an object that comes into memory is read twice.
+            value: bytes | None = self._reading.get(key)
+            if value is None:
+                _check_absent(self._reading, key)
+            elif crc32(value, crc32(key)) != CRC_RESIDUE:
+                raise _wrong_checksum(key)
         except (_WrongRow, lmdb.Error) as error:
             raise self.damaged(error) from error
         if (took_s := perf_counter() - began) > SLOW_READ_S:
             self.ask_for_faults(took_s)
-        return value
+        return None if value is None else value[:-CRC_BYTES]
 
     def _begin_reading(self) -> None:
         self._end_reading()
@@ -362,13 +366,17 @@ class _WrongRow(Exception):
 _NO_LAST_ROW = "the last row, which says what the file is, cannot be found: rows before it may be missing, too"
 
 
+def _wrong_checksum(key: bytes) -> _WrongRow:
+    return _WrongRow(f"the checksum of row {key.hex()} is wrong")
+
+
 def _get(txn: Any, key: bytes) -> bytes | None:
     value: bytes | None = txn.get(key)
     if value is None:
         _check_absent(txn, key)
         return None
     if crc32(value, crc32(key)) != CRC_RESIDUE:
-        raise _WrongRow(f"the checksum of row {key.hex()} is wrong")
+        raise _wrong_checksum(key)
     return value[:-CRC_BYTES]
 
 
@@ -386,7 +394,7 @@ def _check_row(row: tuple[bytes, bytes], low: bytes, high: bytes | None) -> None
     """That it is whole, not below `low`, and below `high`."""
     key, value = row
     if crc32(value, crc32(key)) != CRC_RESIDUE:
-        raise _WrongRow(f"the checksum of row {key.hex()} is wrong")
+        raise _wrong_checksum(key)
     if key < low or (high is not None and key >= high):
         raise _WrongRow(f"row {key.hex()} is out of order")
 

@@ -53,9 +53,12 @@ def commits(store: ShardStore) -> list[int]:
     return written
 
 
-@pytest.mark.parametrize("what", ["called", "made"])
+@pytest.mark.parametrize(
+    ("what", "bound"),
+    [("called", "CHECKPOINT_COMMIT_PAGES"), ("called", "CHECKPOINT_COMMIT_APART"), ("made", "CHECKPOINT_COMMIT_PAGES")],
+)
 def test_a_commit_writes_a_bounded_number_of_pages_however_far_apart_the_objects_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, bound: str
 ) -> None:
     """The next commit of the log waits for it."""
     with closing(LmdbState(tmp_path, 0)) as state:
@@ -63,7 +66,7 @@ def test_a_commit_writes_a_bounded_number_of_pages_however_far_apart_the_objects
         store.apply(1, [made(number) for number in range(OBJECTS)])
         checkpoint(store)
         assert state.leaf_pages > OBJECTS / 4, "the data are too small for this test"
-        monkeypatch.setattr(checkpoint_module, "CHECKPOINT_COMMIT_PAGES", COMMIT_PAGES)
+        monkeypatch.setattr(checkpoint_module, bound, COMMIT_PAGES)
         choice = Random(1)
         if what == "called":
             keys = [object_key("Account", str(choice.randrange(OBJECTS))) for _ in range(CALLED)]
