@@ -227,8 +227,8 @@ async def _try_fence(client: Client, replicas: int, fence: str, tries: list[Engi
     subjects = [f"tidegate.fence.{name}.{each}" for each in ("a", "b")]
     settings = {"name": name, "subjects": subjects, "num_replicas": replicas, "storage": "file"}
     try:
-        if (error := (await ask(client, f"STREAM.CREATE.{name}", settings)).error) is not None:
-            tries.append(error)
+        if (refusal := (await ask(client, f"STREAM.CREATE.{name}", settings)).error) is not None:
+            tries.append(refusal)
             return False
         for at, after, expected in ((0, None, 1), (1, None, 2), (0, 1, WRONG_SEQUENCE), (0, 7, WRONG_SEQUENCE), (0, 2, 3)):
             headers = None if after is None else {fence: str(after)}

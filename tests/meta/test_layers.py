@@ -130,7 +130,7 @@ RULES = {
     "shard/backup": {"manifest", "pieces"},
     "shard/offline": {"rows"},
     "shard/migration": {"commits"},
-    "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings", "snapshot"},
+    "shard/replicated": {"answers", "mark", "message", "owner", "refusals", "replay", "settings", "snapshot"},
     "shard/worker": {"attempts", "duties", "patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "shares"},

@@ -104,7 +104,7 @@ class _TakesSilenceForNo(ShardOwner):
     def handle(self, event: Event) -> list[Effect]:
         if isinstance(event, PublishUnanswered) and self.state is Ownership.APPENDING:
             self._in_doubt = False
-            return self._refused()
+            return self._refused(LogRefused())
         return super().handle(event)
 
 
@@ -114,7 +114,7 @@ class _TakesNothingForNo(ShardOwner):
     def handle(self, event: Event) -> list[Effect]:
         if event == MessagesRead([]) and self.state is Ownership.APPENDING:
             self._in_doubt = False
-            return self._refused()
+            return self._refused(LogRefused())
         return super().handle(event)
 
 

@@ -422,7 +422,7 @@ def test_a_cluster_is_tried_on_one_machine_with_one_command(tmp_path: Path) -> N
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
     try:
-        wait_until(lambda: log.read_text().count("is ready on") == 2, "two hosts", 60, seen=log.read_text)
+        wait_until(lambda: log.read_text().count("is ready on") == 2, "two hosts", 180, seen=log.read_text)
         numbers = [ask_service(f"tcp://127.0.0.1:{port + at % 2}", "Counter", "a", "get_unique_number") for at in range(4)]
         assert numbers == [0, 1, 2, 3]
         pids = processes_with_files_in(folder)
