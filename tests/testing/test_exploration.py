@@ -11,7 +11,7 @@ import pytest
 
 from tests.testing.bank import Account
 from tests.testing.test_plugin import run
-from tidegate import Interrupted, MethodRaised
+from tidegate import Interrupted, MethodRaised, ShardLost
 from tidegate.shard.objects.methods import AppError
 from tidegate.testing import Objects, explore
 from tidegate.testing.exploration import Exploration, place_of, tells_of_mishap
@@ -254,6 +254,17 @@ def test_a_run_that_only_tells_of_its_mishap_is_cut_short_and_says_nothing() -> 
     exploration = explored(naive, schedules=100)
     assert exploration.cut_short > 0
     assert "cut short by a mishap" in exploration.summary
+
+
+def test_an_error_as_of_a_mishap_is_a_failure_where_none_has_happened() -> None:
+    """The app raises it by itself, or loses what no crash has taken."""
+
+    async def raises(objects: Objects) -> None:
+        await objects(Account, "a").deposit(1)
+        raise ShardLost("by itself")
+
+    with pytest.raises(ShardLost, match="by itself"):
+        explored(raises, schedules=20)
 
 
 def test_the_same_test_is_explored_the_same_way_each_time() -> None:
