@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,16 @@ def test_an_error_as_of_a_mishap_is_a_failure_where_none_has_happened() -> None:
 
     with pytest.raises(ShardLost, match="by itself"):
         explored(raises, schedules=20)
+
+
+def test_a_test_that_is_cancelled_has_failed_and_is_told_with_its_seed() -> None:
+    async def cancelled(objects: Objects) -> None:
+        await objects(Account, "a").deposit(1)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError) as raised:
+        explored(cancelled, schedules=5)
+    assert "--tidegate-seed=natural" in "".join(raised.value.__notes__)
 
 
 def test_the_same_test_is_explored_the_same_way_each_time() -> None:
