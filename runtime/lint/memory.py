@@ -123,6 +123,13 @@ def _grown(node: ast.AST, module: Module) -> Iterator[tuple[str, int]]:
         held = node.func.value
         if _is_held(held) and not isinstance(module.parents.get(node), ast.Await):
             yield name_of(held), node.lineno
+    if (
+        isinstance(node, ast.Call)
+        and name_of(node.func).rpartition(".")[2] == "heappush"
+        and node.args
+        and _is_held(node.args[0])
+    ):
+        yield name_of(node.args[0]), node.lineno
     for target, _ in targets_of(node):
         if isinstance(target, ast.Subscript) and _is_new_key(target) and _is_held(target):
             yield name_of(target), target.lineno

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.testing.bank import Account
 from tests.testing.test_plugin import run
-from tidegate import Interrupted, MethodRaised
+from tidegate import Interrupted, MethodRaised, ShardLost
 from tidegate.shard.objects.methods import AppError
 from tidegate.testing import Objects, explore
 from tidegate.testing.exploration import Exploration, place_of, tells_of_mishap
@@ -254,6 +255,27 @@ def test_a_run_that_only_tells_of_its_mishap_is_cut_short_and_says_nothing() -> 
     exploration = explored(naive, schedules=100)
     assert exploration.cut_short > 0
     assert "cut short by a mishap" in exploration.summary
+
+
+def test_an_error_as_of_a_mishap_is_a_failure_where_none_has_happened() -> None:
+    """The app raises it by itself, or loses what no crash has taken."""
+
+    async def raises(objects: Objects) -> None:
+        await objects(Account, "a").deposit(1)
+        raise ShardLost("by itself")
+
+    with pytest.raises(ShardLost, match="by itself"):
+        explored(raises, schedules=20)
+
+
+def test_a_test_that_is_cancelled_has_failed_and_is_told_with_its_seed() -> None:
+    async def cancelled(objects: Objects) -> None:
+        await objects(Account, "a").deposit(1)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError) as raised:
+        explored(cancelled, schedules=5)
+    assert "--tidegate-seed=natural" in "".join(raised.value.__notes__)
 
 
 def test_the_same_test_is_explored_the_same_way_each_time() -> None:

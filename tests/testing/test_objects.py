@@ -194,6 +194,17 @@ async def test_at_a_crash_a_write_is_there_or_not_as_the_point_says(objects: Obj
     assert await account.deposit(1) == (left or 0) + 1
 
 
+async def test_a_crash_lets_so_many_occasions_pass_as_it_is_told(objects: Objects) -> None:
+    account = objects(Account, "a")
+    crash = objects.crash(at="call", of=account, skip=2)
+    assert [await account.deposit(10), await account.deposit(1)] == [10, 11]
+    assert not crash.happened
+    with pytest.raises(ShardLost):
+        await account.deposit(5)
+    assert crash.happened
+    assert await account.deposit(1) == 12
+
+
 async def test_a_crash_inside_a_transaction_leaves_nothing_of_it(objects: Objects) -> None:
     account = objects(Account, "a")
     await account.deposit(10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -160,6 +161,26 @@ async def test_an_object_that_keeps_much_in_memory_is_named_also_what_is_cached_
     _, row = looked(world)
     assert row.cached_bytes > PILE_BYTES
     assert row.shown() == "Actor/b piles up 1 tasks, 73 MB cached of its storage"
+
+
+async def test_an_object_that_has_let_go_of_half_is_named_no_more_though_it_stays_in_memory() -> None:
+    control("open")
+    world = World(Actor)
+
+    def keeping(rows: int) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        async def keep(actor: Actor) -> None:
+            actor.history = [bytes(1_000)] * rows  # type: ignore[attr-defined]
+            if rows == 70_000:
+                actor.spawn(wait(actor))
+
+        return keep
+
+    await act(world, "a", keeping(70_000)).reply
+    assert [row.kept_bytes > PILE_BYTES for row in looked(world)] == [True]
+    await act(world, "a", keeping(40_000)).reply
+    assert [row.kept_bytes > PILE_BYTES for row in looked(world)] == [False], "a little less is no reason to name it anew soon"
+    await act(world, "a", keeping(10)).reply
+    assert looked(world) == []
 
 
 async def test_those_that_are_named_are_few_and_make_room_for_others() -> None:
