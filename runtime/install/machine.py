@@ -126,14 +126,20 @@ def _owner_of_user(name: str) -> Owner:
         return "nobody"
 
 
+_INTO_OPT = "/opt/tidegate && /opt/tidegate/bin/pip install ./tidegate-*.whl"
+
+
 def program() -> str:
     """The path of `tidegate` beside the Python that runs this. Raises OperatorError where the service could not run it."""
     path = os.path.join(sysconfig.get_path("scripts"), "tidegate")
-    hint = "install it for everybody: python3 -m venv /opt/tidegate && /opt/tidegate/bin/pip install ./tidegate-*.whl"
+    hint = f"install it for everybody: python3 -m venv {_INTO_OPT}"
     if not os.path.isfile(path):
         raise OperatorError("install-service", path, "there is no such program", hint)
-    for needed in (path, os.path.realpath(sys.executable), sys.prefix, sys.base_prefix, os.path.dirname(__file__)):
+    for needed in (path, sys.prefix, os.path.dirname(__file__)):
         check_seen_by_service(needed, hint)
+    for of_python in (os.path.realpath(sys.executable), sys.base_prefix):
+        other = f"make its environment of a Python that everybody may run: /usr/bin/python3 -m venv --clear {_INTO_OPT}"
+        check_seen_by_service(of_python, other)
     return path
 
 

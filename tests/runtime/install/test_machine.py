@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import stat
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +88,27 @@ def test_an_app_that_only_its_owner_may_read_is_refused(tmp_path: Path, monkeypa
     with pytest.raises(OperatorError, match=f"only its owner may read {re.escape(str(inner))} "):
         machine.check_seen_by_service(str(inner / "app.py"), "")
     machine.check_seen_by_service("/bin/sh", "")
+
+
+def test_a_python_that_only_one_user_may_run_is_told_from_an_environment_at_a_wrong_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python3` is the same once more, where a user has one of his own."""
+    theirs = tmp_path / "tidegate"
+    theirs.touch(0o755)
+    monkeypatch.setattr(machine, "_HIDDEN", ("/hidden",))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(machine, "_parts", lambda _: [])
+    monkeypatch.setattr(sys, "base_prefix", "/hidden/of/ann")
+    with pytest.raises(
+        OperatorError, match=r"services see no files of /hidden \(make its environment .* /usr/bin/python3 -m venv"
+    ):
+        machine.program()
+    monkeypatch.setattr(sys, "prefix", "/hidden/venv")
+    with pytest.raises(
+        OperatorError, match=r"/hidden/venv: services see no files of /hidden \(install it for everybody: python3"
+    ):
+        machine.program()
 
 
 def test_a_machine_without_any_service_of_ours_is_seen_as_such() -> None:
