@@ -33,8 +33,8 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.worker_store import SharedLog, WorkerStore
-from tidegate.shard.worker.gathering import Gathering
-from tidegate.shard.worker.handover import Errand, Handover
+from tidegate.shard.worker.gathering import CommitGathering
+from tidegate.shard.worker.handover import Delegation, Handover
 from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 from tidegate.shard.worker.slow_disk import LOOK_S, SlowDisk
 
@@ -100,7 +100,7 @@ class Committer:
         self._looking: asyncio.TimerHandle | None = None
         self._is_written = False
         """The record is, and has to be synced."""
-        self._gathering = None if store.log.is_written_at_once else Gathering()
+        self._gathering = None if store.log.is_written_at_once else CommitGathering()
         self._gathered: asyncio.TimerHandle | None = None
         self._helper = self._new_helper()
         self._kernel = self._new_kernel()
@@ -109,10 +109,10 @@ class Committer:
         self.without_room: dict[int, LogFull] = {}
         """By shard with a log of its own, why the last commit of it was refused."""
 
-    def _new_helper(self) -> Handover | Errand:
+    def _new_helper(self) -> Handover | Delegation:
         if self._store.log.is_written_at_once:
             return Handover(self._loop, "tidegate-commit", self._append, self._appended)
-        return Errand(self._loop, self._begin, self._appended)
+        return Delegation(self._loop, self._begin, self._appended)
 
     def _new_kernel(self) -> KernelSync | None:
         """None: the helper makes every commit."""
@@ -171,7 +171,7 @@ class Committer:
                 return
             self._ended()
 
-    def _gathers(self, gathering: Gathering) -> bool:
+    def _gathers(self, gathering: CommitGathering) -> bool:
         """Whether the next commit waits for more to come."""
         wait_s = gathering.wait_s(time.perf_counter(), len(self._host.output_gate.held))
         if wait_s and self._gathered is None:

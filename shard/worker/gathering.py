@@ -17,7 +17,7 @@ ENOUGH = 0.5
 IN_VAIN_COMMITS = 16
 
 
-class Gathering:
+class CommitGathering:
     def __init__(self) -> None:
         self._wanted, self._least = 0, 0.0
         self._until_s = 0.0

@@ -68,7 +68,7 @@ class Handover:
             self._bell.ring()
 
 
-class Errand:
+class Delegation:
     """To somebody who has a thread already: no second one has to wait for that."""
 
     def __init__(

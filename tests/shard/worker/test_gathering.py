@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.shard.worker.gathering import GATHER_S_MAX, IN_VAIN_COMMITS, SHARE, Gathering
+from tidegate.shard.worker.gathering import GATHER_S_MAX, IN_VAIN_COMMITS, SHARE, CommitGathering
 
 TOOK_S = 0.004
 
 
-def after_a_commit(*, answered: int, waiting: int) -> Gathering:
-    gathering = Gathering()
+def after_a_commit(*, answered: int, waiting: int) -> CommitGathering:
+    gathering = CommitGathering()
     gathering.committed(1.0, TOOK_S, answered, waiting)
     return gathering
 
 
 def test_the_first_commit_waits_for_nobody() -> None:
-    assert Gathering().wait_s(0.0, 1) == 0.0
+    assert CommitGathering().wait_s(0.0, 1) == 0.0
 
 
 def test_one_caller_never_waits() -> None:

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from tidegate.shard.worker.handover import Errand, Handover
+from tidegate.shard.worker.handover import Delegation, Handover
 
 
 async def test_work_runs_in_the_helper_and_its_end_is_told_on_the_loop_once_for_each_piece() -> None:
@@ -51,7 +51,7 @@ async def test_a_closed_helper_leaves_neither_thread_nor_descriptor() -> None:
         os.fstat(helper._bell._fd)
 
 
-async def test_an_errand_is_told_on_the_loop_whoever_has_done_it() -> None:
+async def test_a_delegation_is_told_on_the_loop_whoever_has_done_it() -> None:
     seen: list[bool] = []
     here = threading.get_ident()
     told = asyncio.Event()
@@ -61,17 +61,17 @@ async def test_an_errand_is_told_on_the_loop_whoever_has_done_it() -> None:
         seen.append(threading.get_ident() == here)
         told.set()
 
-    errand = Errand(asyncio.get_running_loop(), by_another.append, done)
+    delegation = Delegation(asyncio.get_running_loop(), by_another.append, done)
     for _ in range(10):
-        errand.give()
+        delegation.give()
         threading.Thread(target=by_another.pop()).start()
         await told.wait()
         told.clear()
-    errand.give()
+    delegation.give()
     by_another.pop()()  # On the loop itself, before `give` has returned or not.
     assert seen == [True] * 10, "not within the call"
     await told.wait()
-    errand.close()
+    delegation.close()
     assert seen == [True] * 11
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(errand._bell._fd)
+        os.fstat(delegation._bell._fd)
