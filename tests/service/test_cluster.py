@@ -30,7 +30,14 @@ from tidegate.shard.replicated import worker_log
 from tidegate.shard.replicated.founding import find_or_found
 from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.replicated.worker_log import WorkerLog
-from tidegate.shard.store.interface import ObjectWrites, PartlyStored, ShardCommit, ShardElsewhere, ShardUnreachable
+from tidegate.shard.store.interface import (
+    ObjectWrites,
+    PartlyStored,
+    ShardCommit,
+    ShardElsewhere,
+    ShardUnreachable,
+    ShardUnwanted,
+)
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
@@ -236,6 +243,16 @@ def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsSe
         assert reader.append(record([0], 302)) == 1
         with pytest.raises(PartlyStored):
             owner.append(record([0], 302))
+
+
+def test_who_does_not_want_a_shard_any_longer_shuts_nobody_out(servers: NatsServers) -> None:
+    with owner_and_reader(servers) as (owner, reader):
+        refused = reader.take(0, b"", ignore, lambda: False)
+        assert isinstance(refused, ShardUnwanted)
+        owner.append(record([0], 2))
+        assert reader.take(0, b"", ignore, lambda: True) is None
+        with pytest.raises(PartlyStored):
+            owner.append(record([0], 3))
 
 
 def test_an_owner_who_appends_whenever_it_is_read_is_not_followed_for_ever(servers: NatsServers) -> None:
