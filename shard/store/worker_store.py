@@ -228,9 +228,9 @@ def _start_log(
 
 
 def _replay(
-    data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int, is_wanted: Callable[[], bool] | None = None
+    data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int, is_wanted: Callable[[], bool] | None
 ) -> LmdbState:
-    """See `WorkerStore.replay`; without `is_wanted`, `read_ahead`, which claims nothing. Where the log begins behind what is
+    """See `WorkerStore.replay`; without `is_wanted` it is `read_ahead`, which claims nothing. Where the log begins behind what is
     here, a snapshot takes its place, and it begins anew."""
     for _ in range(FETCHES_MAX):
         stopped: Stopped = {}
@@ -509,7 +509,7 @@ class WorkerStore:
             states = _without(states, stopped)
             for behind in [each for each in stopped.values() if isinstance(each, ShardLeftBehind)]:
                 try:
-                    states.append(_replay(data_dir, worker, behind.shard, log, len(states)))
+                    states.append(_replay(data_dir, worker, behind.shard, log, len(states), lambda: True))
                 except ShardDamaged as error:
                     stopped[behind.shard] = error
                 else:
@@ -693,7 +693,7 @@ class WorkerStore:
         """Brings the state of a shard that another host serves up to what the log has now, so that a `replay` has little left to
         do. Blocks, on any thread but the loop's. Raises as that does."""
         log = cast("SharedLog", self.log)
-        _replay(data_dir, worker, shard, log, len(self._states)).close()
+        _replay(data_dir, worker, shard, log, len(self._states), None).close()
 
     async def copy_of(self, shard: int) -> StateCopy | None:
         """Of the state of a shard that is served, with everything that was applied when this was called. None: it has left
