@@ -36,13 +36,13 @@ def _told(run: Callable[[], int], *, as_json: bool = False) -> int:
         try:
             return run()
         except OperatorError as error:
-            return fail_with(error, as_json=as_json)
+            return fail_with(error, for_program=as_json)
         except OSError as error:
             if error.filename is None:
                 raise
             may_not = isinstance(error, PermissionError)
             hint = "run it as the user who runs the service" if may_not else "see whether it is the right path"
-            return fail_with(OperatorError("open", error.filename, error.strerror or str(error), hint), as_json=as_json)
+            return fail_with(OperatorError("open", error.filename, error.strerror or str(error), hint), for_program=as_json)
         finally:
             if sys.stdout is not None:  # As it is where it was closed.
                 sys.stdout.flush()

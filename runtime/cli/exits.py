@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from typing import Any
 
 import msgspec
 
@@ -28,10 +29,14 @@ def fail(text: str) -> int:
     return EXIT_FAILED
 
 
-def fail_with(error: OperatorError, *, as_json: bool = False) -> int:
-    """`as_json`: also on stdout, for a program. Raises OSError where that cannot be written."""
-    if as_json:
-        print(msgspec.json.encode({"error": {"code": CODE_FAILED, "message": str(error), "next": error.hint}}).decode())
+def as_json(error: OperatorError) -> dict[str, Any]:
+    return {"error": {"code": CODE_FAILED, "message": str(error), "next": error.hint}}
+
+
+def fail_with(error: OperatorError, *, for_program: bool = False) -> int:
+    """`for_program`: also as JSON, on stdout. Raises OSError where that cannot be written."""
+    if for_program:
+        print(msgspec.json.encode(as_json(error)).decode())
     return fail(str(error))
 
 

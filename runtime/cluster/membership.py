@@ -85,7 +85,13 @@ class Membership:
         """The secret of the hosts. Raises OperatorError, also where another process says that it is this host."""
 
         async def step(client: Client) -> str:
-            self._check((await founded(client, self._cluster, self._shards)).id)
+            founding = await founded(client, self._cluster, self._shards)
+            self._check(founding.id)
+            if founding.shards != self._shards:
+                problem = f"it has {founding.shards} shards, and this data directory is of one with {self._shards}"
+                raise OperatorError(
+                    "join the cluster", self._cluster, problem, "empty the data directory: the servers have it all"
+                )
             return await hosts_secret(client, self._cluster)
 
         try:

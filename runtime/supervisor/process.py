@@ -18,7 +18,7 @@ from tidegate.runtime.child.child import LOCK_FD_VARIABLE, STUCK_FD_VARIABLE
 from tidegate.runtime.child.control import stream_to_child
 from tidegate.runtime.logs.output import LINES_VARIABLE, Outputs, Relay, Relays, relays
 from tidegate.runtime.supervisor.rules.seats import CpuTime
-from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, ToChild
+from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, OpenShards, ToChild, WorkerSpec
 
 STACK_BYTES_MAX = 8 << 10
 """Of what a child says that is stuck."""
@@ -97,7 +97,8 @@ class ChildProcess:
         self._control = stream_to_child(control, loop, self.pid)
         self._control.start(on_message)
         self._early: list[ToChild] | None = []
-        """What it is to be told after its first message."""
+        """What it is to be told after its first message; a worker, after it was told which shards to open: until then it takes
+        nothing else."""
         loop.add_reader(self._pidfd, self._on_exited)
         if on_stuck is not None:
             loop.add_reader(self._stuck_fd, self._on_stuck_begun)
@@ -105,16 +106,24 @@ class ChildProcess:
     def begin(self, first: ToChild) -> None:
         """What it waits for once it is started and has its modules. What was sent before comes behind it."""
         assert self._early is not None, "it has begun"
-        early, self._early = self._early, None
-        for message in (first, *early):
-            self._control.send(message)
+        self._control.send(first)
+        if not isinstance(first, WorkerSpec):
+            self._send_early()
 
     def send(self, message: ToChild) -> None:
         """Never blocks and never fails: a child that does not read is for liveness to judge."""
         if self._early is None:
             self._control.send(message)
+        elif isinstance(message, OpenShards):
+            self._control.send(message)
+            self._send_early()
         else:
             self._early.append(message)
+
+    def _send_early(self) -> None:
+        early, self._early = self._early or [], None
+        for message in early:
+            self._control.send(message)
 
     def call(self, name: str) -> None:
         """It is somebody else from now on."""

@@ -321,6 +321,9 @@ class Supervisor:
     async def _take_part(self, member: Member) -> None:
         try:
             self._specs.hosts_secret = await member.prepare()
+            unbegun, self._unbegun = self._unbegun or [], None
+            for begin in unbegun:
+                begin()
         except Exception as error:
             if not isinstance(error, OperatorError):
                 log.exception("this host cannot join its cluster")
@@ -328,9 +331,6 @@ class Supervisor:
             failed = Failed(error.operation, str(error.place), error.problem, error.hint, fatal=not error.passes)
             self._obey(self.supervision.cannot_go_on(failed, self._now()))
             return
-        unbegun, self._unbegun = self._unbegun or [], None
-        for begin in unbegun:
-            begin()
         await member.run()
 
     def _cluster_changed(self) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tidegate.runtime.errors import ObjectReset, OperatorError
+from tidegate.runtime.limits import HELD_BYTES_MAX, UNDURABLE_BYTES_MAX
 from tidegate.runtime.wire.counts import NOTED_MAX, NUMBERS, SIZES, Counts, Histogram, rows
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
@@ -162,6 +163,9 @@ class Committer:
         while host.output_gate.is_due():
             if self._gathering is not None and self._gathers(self._gathering):
                 return
+            if self._gathered is not None:
+                self._gathered.cancel()
+                self._gathered = None
             commit = self._commit = host.cut()
             self._record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards, self._store.seqs_to_tell()))
             self._began_s = time.perf_counter()
@@ -172,11 +176,18 @@ class Committer:
             self._ended()
 
     def _gathers(self, gathering: CommitGathering) -> bool:
-        """Whether the next commit waits for more to come."""
-        wait_s = gathering.wait_s(time.perf_counter(), len(self._host.output_gate.held))
-        if wait_s and self._gathered is None:
-            self._gathered = self._loop.call_later(wait_s, self._have_gathered, context=NEUTRAL)
+        """Whether the next commit waits for more to come. One that nobody is answered with does not, nor one that others have to
+        wait for before they are begun."""
+        gate = self._host.output_gate
+        if not gate.held or gate.open_bytes >= UNDURABLE_BYTES_MAX or gate.held_bytes >= HELD_BYTES_MAX:
+            return False
+        wait_s = gathering.wait_s(time.perf_counter(), len(gate.held))
+        if wait_s and self._gathered is None:  # A shorter time the loop takes for none, and asks again at once.
+            self._gathered = self._loop.call_later(max(wait_s, 0.001), self._have_gathered, context=NEUTRAL)
         return wait_s > 0
+
+    def _gather_after(self, gathering: CommitGathering, commit: PendingCommit) -> None:
+        gathering.committed(time.perf_counter(), self._elapsed_s, len(commit.held), len(self._host.output_gate.held))
 
     def _have_gathered(self) -> None:
         self._gathered = None
@@ -269,7 +280,7 @@ class Committer:
 
     def _ended(self) -> None:
         commit, self._commit = self._commit, None
-        record, outcome = self._record, self._outcome
+        record, self._record, outcome = self._record, b"", self._outcome
         assert commit is not None
         if isinstance(outcome, int):
             if self._samples < 16:
@@ -294,8 +305,7 @@ class Committer:
         self._released.noted.append(len(commit.held))
         self._host.committed(commit)
         if self._gathering is not None:
-            held = len(self._host.output_gate.held)
-            self._gathering.committed(time.perf_counter(), self._elapsed_s, len(commit.held), held)
+            self._gather_after(self._gathering, commit)
         noted = self._commits.noted
         noted.append(time.perf_counter() - self._began_s)
         if len(noted) >= NOTED_MAX:
@@ -307,6 +317,8 @@ class Committer:
         self._store.applied(outcome.position, [each for each in commit.shards if each.shard not in failed])
         told = {shard: ObjectReset(f"a write could not be made durable: {error}") for shard, error in failed.items()}
         self._host.committed_but_for(commit, told)
+        if self._gathering is not None:
+            self._gather_after(self._gathering, commit)
         self._forget_room(commit)
         for shard, error in failed.items():
             if isinstance(error, ShardDamaged):

@@ -36,7 +36,7 @@ def test_the_page_has_a_row_for_each_problem_that_the_service_makes() -> None:
 
 def test_the_words_of_each_row_are_those_of_the_service() -> None:
     text = "".join(path.read_text() for path in {path for path, _ in made()})
-    states = (ROOT / "runtime" / "supervisor" / "seats.py").read_text()
+    states = (ROOT / "runtime" / "supervisor" / "rules" / "seats.py").read_text()
     for problem in (each for row in PROBLEMS for each in row if each):
         for words in filter(None, map(str.strip, problem.split("…"))):
             said = words in text or f'"{words.removeprefix("is ")}"' in states

@@ -17,7 +17,7 @@ from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commands.backup import add_data_option, folder_of_root
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.commands.export import add_out, write
-from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, as_json, fail, fail_usage
 from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.cli.roots_part import Part
@@ -142,13 +142,15 @@ def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
 
 
 def _list(options: argparse.Namespace, lineages: Lineages) -> int:
+    none: OperatorError | None = None
     if not lineages.good and not lineages.damaged:
         hint = "name what was given to `tidegate backup`"
-        raise OperatorError("list", options.source, "there is no complete backup", hint)
+        none = OperatorError("list", options.source, "there is no complete backup", hint)
     if options.json:
         damaged = {name: str(error) for name, error in lineages.damaged.items()}
         good = [_lineage_as_json(lineage) for lineage in lineages.good]
-        print(json.dumps({"source": options.source, "lineages": good, "damaged": damaged}, indent=2))
+        told = {"source": options.source, "lineages": good, "damaged": damaged}
+        print(json.dumps(told if none is None else told | as_json(none), indent=2))
     else:
         for lineage in lineages.good:
             first = lineage.manifests[0]
@@ -157,6 +159,8 @@ def _list(options: argparse.Namespace, lineages: Lineages) -> int:
             print(f"{lineage.name}: {times_of(lineage)} ({spans})")
         for error in lineages.damaged.values():
             print(f"PROBLEM {error}")
+    if none is not None:
+        return fail(str(none))
     return EXIT_OK if lineages.good and not lineages.damaged else EXIT_FAILED
 
 

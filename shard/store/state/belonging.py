@@ -20,7 +20,10 @@ from tidegate.shard.store.state.data_file import DATA_FILE
 from tidegate.shard.store.state.pages import PageFile
 from tidegate.shard.store.store import ShardState
 
-_HINT = "put the tidegate.json of this data back, or restore a backup; `tidegate reshard` changes the number"
+_HINT = (
+    "put the tidegate.json of this data back, or restore a backup; `tidegate reshard` changes the number; what is left in "
+    "shards/ of something else is to be moved away"
+)
 OWN_ROWS = 3
 """That a state has which never had an object: which shard it is, its log, its index of names."""
 
@@ -38,7 +41,10 @@ def check_belonging(data_dir: Path, states: Iterable[ShardState], shards_total: 
 
 def shards_beyond(data_dir: Path, shards_total: int) -> list[int]:
     """Those with objects that there could not be; nobody would serve them."""
-    folders = [folder for folder in (data_dir / "shards").iterdir() if folder.name.isdecimal()]
+    try:
+        folders = [folder for folder in (data_dir / "shards").iterdir() if folder.name.isdecimal()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # Each shard is missing: whoever reads them says so.
     return sorted(int(each.name) for each in folders if int(each.name) >= shards_total and _has_objects(each / DATA_FILE))
 
 

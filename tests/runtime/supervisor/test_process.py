@@ -11,7 +11,7 @@ import pytest
 
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
 from tidegate.runtime.supervisor.rules.seats import CpuTime
-from tidegate.runtime.wire.supervisor_messages import Drained, FromChild, Ping, Pong, Ready
+from tidegate.runtime.wire.supervisor_messages import Drained, FromChild, OpenShards, Ping, Pong, Ready, WorkerSpec
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_wait_for_a_core_that_is_not_over_is_known() -> None:
 
 
 PRELUDE = """
-import os, sys
+import json, os, sys
 from tidegate.runtime.child.control import *
 from tidegate.runtime.wire.supervisor_messages import *
 fd = int(sys.argv[sys.argv.index("--control-fd") + 1])
@@ -173,6 +173,31 @@ os.write(fd, encode_line(Pong(int(found == [encode_line(Ping(n)).strip() for n i
         send,
     )
     assert messages[1:] == [Pong(1)]
+    assert code == 0
+
+
+def test_a_worker_is_told_nothing_between_its_place_and_the_shards_that_it_opens() -> None:
+    """It takes nothing else then: a key that was revoked in that moment ended every worker of a host."""
+    spec = WorkerSpec(0, 1, 1, 1, None, (0,), 1, "/data", "/run", "app.py", 1 << 20, 60.0, dev=False)
+
+    def send(child: ChildProcess) -> None:
+        child.send(Ping(1))
+        child.begin(spec)
+        child.send(Ping(2))
+        child.send(OpenShards())
+        child.send(Ping(3))
+
+    messages, code = run_child(
+        """
+os.write(fd, encode_line(Ready('x')))
+lines, found = LineBuffer(), []
+while len(found) < 5:
+    found += lines.feed(os.read(fd, 65536))
+os.write(fd, encode_line(Ready(" ".join(json.loads(line)["type"] for line in found))))
+""",
+        send,
+    )
+    assert messages[1:] == [Ready("worker open ping ping ping")]
     assert code == 0
 
 
