@@ -22,6 +22,8 @@ from tests.support.service import COUNTER, Service, services_in
 from tests.support.waiting import wait_until
 from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, ERRORS_BYTES_MAX
 
+pytestmark = pytest.mark.alone  # How long a neighbour waits says nothing where other tests take the cores.
+
 pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode
 GOOD = pack([0, "Counter", "stranger", "current"])

@@ -16,6 +16,8 @@ from tests.support.service import KILLED_BY_TEST, Service, exchange, services_in
 from tests.support.service_process import is_alive
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.alone  # How long a neighbour waits says nothing where other tests take the cores.
+
 BOUND_S = 4.0
 APP = str(Path(__file__).with_name("apps") / "offloading.py")
 

@@ -14,6 +14,8 @@ from tests.support.service import Service, exchange, services_in
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
 
+pytestmark = pytest.mark.alone  # A quarantine that begins with 4 s is over before a machine that is full has looked.
+
 APP = """
 import asyncio, ctypes, os, re, time
 from datetime import timedelta
