@@ -265,7 +265,7 @@ class WorkerLog(WithoutSegments):
     ) -> None:
         log = await self._log_of(client, shard, mark)
         if not is_wanted():
-            raise ShardUnwanted(shard)
+            raise ShardUnwanted(shard, mark)
         await log.claim(lambda effect: applied(shard, effect.record), CLAIM_S)
         self._logs[shard] = log
         self._places[shard] = (0, log.place), (0, log.place)

@@ -152,9 +152,10 @@ class ShardElsewhere(ShardDamaged):
 
 class ShardUnwanted(ShardDamaged):
     """It was to be had, and was not any longer when it could have been claimed: nothing was done to it, and its owner was not
-    disturbed."""
+    disturbed. `mark`: how far it was read, which is worth keeping."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, mark: bytes) -> None:
+        self.mark = mark
         super().__init__(shard, "claim", f"shard {shard}", "it is not to be had here any longer", "nothing is to be done")
 
 

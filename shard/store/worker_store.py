@@ -35,7 +35,7 @@ from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardLeftBehind, ShardUnwritable
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardLeftBehind, ShardUnwanted, ShardUnwritable
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
@@ -264,12 +264,15 @@ def _replay_opened(
         reached = log.take(state.shard, state.log_mark, applied, is_wanted)
     else:
         reached = log.follow(state.shard, state.log_mark, applied)
+    unwanted = reached if isinstance(reached, ShardUnwanted) else None
+    if unwanted is not None:
+        reached = unwanted.mark
     if isinstance(reached, ShardDamaged):
         recovery.leave_out(reached)
     _check_recovered([state], recovery)
     mark = reached if isinstance(reached, bytes) else None
     recovery.write(lambda shard: log.mark(shard, 0) if mark is None else mark)
-    return recovery.damaged
+    return recovery.damaged if unwanted is None else {state.shard: unwanted}
 
 
 def _fetch(data_dir: Path, behind: ShardLeftBehind, log: SharedLog, *, is_ahead: bool = False) -> None:

@@ -88,7 +88,7 @@ class StreamLog(BegunAppends, WithoutSegments):
         if isinstance(reached, ShardDamaged):
             return reached
         if not is_wanted():
-            return ShardUnwanted(shard)
+            return ShardUnwanted(shard, reached)
         self._known[shard] = int(reached)
         self._streams.owners[shard] = self
         return None
@@ -353,6 +353,7 @@ async def test_a_shard_that_is_not_wanted_any_longer_once_it_was_read_is_left_to
     """It was claimed and given at once: its owner was shut out, and did not know it until he wrote."""
     streams = Streams()
     async with hosts(tmp_path, ALL, (), streams=streams) as (first, second):
+        assert await first.call(name_in(0), "add") == 1
         streams.slow, before = {0, 1}, len(streams.asked)
         second.tell(0, 1)
         await wait_until_in_loop(lambda: len(streams.asked) == before + 2, "the reads")
@@ -362,7 +363,13 @@ async def test_a_shard_that_is_not_wanted_any_longer_once_it_was_read_is_left_to
         await second.wait_to_own(1)
         await wait_until_in_loop(lambda: second.owned.busy == (), "the other to be left")
         assert streams.owners[0] is not streams.owners[1]
-        assert await first.call(name_in(0), "add") == 1, "nobody has disturbed it"
+        assert await first.call(name_in(0), "add") == 2, "nobody has disturbed it"
+        first.tell(2, 3)
+        await first.wait_to_own(2, 3)
+        second.tell(0, 1)
+        await second.wait_to_own(0, 1)
+        assert streams.asked[-1] == (0, 1), "what was read is kept"
+        assert await second.call(name_in(0), "add") == 3
 
 
 async def test_a_shard_that_is_wanted_again_meanwhile_is_taken(tmp_path: Path) -> None:
