@@ -142,6 +142,7 @@ def test_of_hundreds_that_ring_while_processes_are_killed_none_is_lost_and_none_
     print(f"{len(begun)} runs of {len(names)} handlers")
 
 
+@pytest.mark.alone  # It judges how late they are.
 def test_retries_and_their_number_survive_a_kill(bells: Service, runs: Path) -> None:
     bells.expect("the alarm handler failed", "Traceback")
     bells.call("Failing", "a", "set", time.time())
