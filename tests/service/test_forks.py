@@ -50,6 +50,7 @@ def left() -> Iterator[list[int]]:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.alone  # It judges how soon the next start is ready.
 @pytest.mark.parametrize("way", WAYS)
 def test_a_process_that_an_object_has_started_keeps_nothing_of_the_service(serve: Serve, left: list[int], way: str) -> None:
     service = serve(2, app=APP)
