@@ -21,8 +21,6 @@ from tidegate.shard.replicated.founding import find_or_found
 
 CALL_BYTES = 250
 """Of a publish: what a commit of one call has, head and record."""
-CALL_PAUSE_S = 0.000_5
-"""From the answer to one publish to the next, where a call is between: about what a call takes over the local log."""
 UNIQUE = WORKLOADS["unique"]
 
 
@@ -31,16 +29,13 @@ class CallFigures(msgspec.Struct):
 
     calls: int
     bare_p50_us: int
-    """A fenced publish of about the size of such a commit, right behind the one before."""
-    paced_p50_us: int
-    """The same with a pause before, as calls have it: servers, and cores, that have gone to sleep take longer."""
+    """A fenced publish of about the size of such a commit."""
     call_p50_us: int
     """From a Python client to a worker and back, over the log with three replicas."""
     local_p50_us: int
     """The same over the local log."""
     ratio: float
     """Of the call to the bare publish; the median of the rounds."""
-    paced_ratio: float
 
 
 class UniqueFigures(msgspec.Struct):
@@ -75,7 +70,6 @@ def measure_calls(
     one = Plan(UNIQUE, "direct", 1, sizes.calls, min(sizes.objects, sizes.calls), "client")
     many = Plan(UNIQUE, "direct", sizes.at_once, sizes.requests, sizes.objects, "lean")
     bare_us: list[float] = []
-    paced_us: list[float] = []
     p50_us: dict[str, list[float]] = {"cluster": [], "local": []}
     rates: dict[str, list[float]] = {"cluster": [], "few": [], "local": [], "naive": []}
     services = {}
@@ -87,7 +81,6 @@ def measure_calls(
             services[name] = Service(folder / name, workers=None, transport="ipc", flags=flags)
         for _ in range(sizes.rounds):
             bare_us.append(times_of(publisher.publish(bytes(CALL_BYTES), sizes.calls)).p50_us)
-            paced_us.append(times_of(publisher.publish(bytes(CALL_BYTES), sizes.calls, CALL_PAUSE_S)).p50_us)
             for name, found in p50_us.items():
                 found.append(_p50_us(Tidegate(services[name].front, "client", name=name), one, patient=patient))
         for _ in range(sizes.rounds):
@@ -100,11 +93,9 @@ def measure_calls(
     call = CallFigures(
         sizes.calls * sizes.rounds,
         round(median(bare_us)),
-        round(median(paced_us)),
         round(median(p50_us["cluster"])),
         round(median(p50_us["local"])),
         _ratio(p50_us["cluster"], bare_us),
-        _ratio(p50_us["cluster"], paced_us),
     )
     ratio, few = (_ratio(rates[name], rates["local"]) for name in ("cluster", "few"))
     medians = {name: round(median(found)) for name, found in rates.items()}

@@ -59,7 +59,6 @@ def show(found: ClusterResult) -> None:
         lines += [
             f"{call.calls} durable calls, one at a time (p50)",
             f"  over the cluster {call.call_p50_us:,} µs, {call.ratio:.2f} times a bare fenced publish ({call.bare_p50_us:,} µs)",
-            f"  {call.paced_ratio:.2f} times one with a pause before, as calls have it ({call.paced_p50_us:,} µs)",
             f"  over the local log {call.local_p50_us:,} µs",
         ]
     if (unique := found.unique) is not None:

@@ -100,15 +100,12 @@ class Publisher:
         await asyncio.gather(*(caller() for _ in range(at_once)))
         return times / (time.perf_counter() - began)
 
-    def publish(self, data: bytes, times: int, pause_s: float = 0.0) -> list[float]:
-        """How long each took. `pause_s`: between an answer and the next one."""
-        return self._runner.run(self._publish(data, times, pause_s))
+    def publish(self, data: bytes, times: int) -> list[float]:
+        return self._runner.run(self._publish(data, times))
 
-    async def _publish(self, data: bytes, times: int, pause_s: float) -> list[float]:
+    async def _publish(self, data: bytes, times: int) -> list[float]:
         took = []
         for _ in range(times):
-            if pause_s:
-                await asyncio.sleep(pause_s)
             began = time.perf_counter()
             answer = await self._client.request("bare", data, timeout=10, headers={FENCE: str(self._last)})
             took.append(time.perf_counter() - began)
