@@ -47,15 +47,7 @@ async def end(tasks: Iterable[AnyTask], within_s: float = END_S, patience_s: flo
 async def within(limit_s: float, what: Coroutine[Any, Any, T]) -> T:
     """What it returns or raises. Raises TimeoutError where it has not ended by then: it is cancelled, and waited for only so long
     as `end` waits. So it is where the caller is cancelled."""
-    task = asyncio.get_running_loop().create_task(what)
-    try:
-        await asyncio.wait({task}, timeout=limit_s)
-    finally:
-        if not task.done():
-            await end({task})
-    if not task.done() or task.cancelled():
-        raise TimeoutError
-    return task.result()
+    return await while_it_goes_on(lambda: 0, limit_s, what)
 
 
 async def while_it_goes_on(steps: Callable[[], int], limit_s: float, what: Coroutine[Any, Any, T]) -> T:

@@ -214,7 +214,7 @@ class OutputGate:
     def cut(self, bytes_max: int) -> PendingCommit:
         """Closes the open commit: all its members, or as many as fit in `bytes_max` (at least one). The messages held so far
         wait for it; where members stay behind, all messages wait for the last of them."""
-        assert self.in_flight is None, self.in_flight
+        assert self.in_flight is None, self.in_flight.seq  # Not what its callers are answered.
         members, self.dirty = self.dirty, []
         answers, self.answers = self.answers, []
         if self.open_bytes + NUMBERED_ANSWER_BYTES * len(self.held) > bytes_max:

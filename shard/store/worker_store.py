@@ -686,7 +686,7 @@ class WorkerStore:
 
     # Shards that come and go, where the log is shared
 
-    def replay(self, data_dir: Path, worker: int, shard: int, is_wanted: Callable[[], bool] = lambda: True) -> LmdbState:
+    def replay(self, data_dir: Path, worker: int, shard: int, is_wanted: Callable[[], bool]) -> LmdbState:
         """Claims a shard for this process and brings its state up to everything that the log has of it. Blocks, on any thread but
         the loop's; the others are served meanwhile. To be given to `take_over`. `is_wanted`: see `SharedLog.take`. Raises
         `ShardDamaged` where it is not to be had."""

@@ -8,6 +8,8 @@ callers in flight fall into two halves, of which one waits for the other's sync,
 one call at a time took 0.35 ms instead of 0.28, and 64 callers had a quarter fewer calls a second. The sync is not the loop's
 own, because nobody knows beforehand which one will take long: one of 36 s held up every object of its worker, and the worker was
 killed for it. Where a record would have to wait, the disk has been slow, or the kernel takes no orders, a helper thread does it.
+A log that servers keep has a thread of its own, to which each commit goes; there, the next one waits a moment for those who were
+answered with the last (`gathering`).
 
 How fast the disk is, the loop finds out itself, by every commit that the kernel syncs. What the helper takes says little: it has
 to wait for the interpreter, half a millisecond where the loop is busy, so that a disk that was slow for a moment would be held to

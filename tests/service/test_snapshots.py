@@ -256,7 +256,7 @@ def test_a_fetch_that_hangs_is_given_up_and_begun_again_and_the_owner_goes_on_me
             values["k3"] = b"it owns the shard still"
             await asyncio.to_thread(second.store.read_ahead, tmp_path / "two", 0, 0)
             first.put("k4", b"and still")
-            second.store.take_over(await asyncio.to_thread(second.store.replay, tmp_path / "two", 0, 0))
+            second.store.take_over(await asyncio.to_thread(second.store.replay, tmp_path / "two", 0, 0, lambda: True))
             assert second.values == values | {"k4": b"and still"}
 
     asyncio.run(take())

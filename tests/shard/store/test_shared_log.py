@@ -385,7 +385,7 @@ def test_a_damaged_state_becomes_no_snapshot(tmp_path: Path) -> None:
 
 
 async def take(store: WorkerStore, data: Path, shard: int) -> None:
-    store.take_over(await asyncio.to_thread(store.replay, data, 0, shard))
+    store.take_over(await asyncio.to_thread(store.replay, data, 0, shard, lambda: True))
 
 
 def test_a_shard_that_could_not_be_had_is_taken_while_the_others_are_served(tmp_path: Path) -> None:

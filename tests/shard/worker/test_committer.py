@@ -208,10 +208,8 @@ async def test_a_log_that_is_never_written_at_once_is_not_waited_for_by_the_loop
     made.committer.close()
 
 
-async def test_a_log_with_a_thread_of_its_own_gathers_those_who_were_answered_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathering, "SHARE", 1e9)
-    monkeypatch.setattr(gathering, "GATHER_S_MAX", 60.0)
-    made = DiskWorld(is_written_at_once=False)
+async def call_beside_a_commit(made: DiskWorld) -> Call:
+    """One that waits for the next commit. The caller of the one before has just been answered."""
     under_way, go_on = threading.Event(), threading.Event()
 
     def waits() -> None:
@@ -225,6 +223,14 @@ async def test_a_log_with_a_thread_of_its_own_gathers_those_who_were_answered_ju
     await asyncio.sleep(0)
     go_on.set()
     await first.reply
+    return second
+
+
+async def test_a_log_with_a_thread_of_its_own_gathers_those_who_were_answered_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "SHARE", 1e9)
+    monkeypatch.setattr(gathering, "GATHER_S_MAX", 60.0)
+    made = DiskWorld(is_written_at_once=False)
+    second = await call_beside_a_commit(made)
     assert not second.reply.done()
     third = made.call(Thing, "a", "put", "k", 2)
     await asyncio.wait_for(asyncio.gather(second.reply, third.reply), 30.0)
@@ -235,19 +241,7 @@ async def test_a_log_with_a_thread_of_its_own_gathers_those_who_were_answered_ju
 async def test_who_is_not_joined_by_those_who_were_answered_is_committed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "SHARE", 1e9)
     made = DiskWorld(is_written_at_once=False)
-    under_way, go_on = threading.Event(), threading.Event()
-
-    def waits() -> None:
-        under_way.set()
-        assert go_on.wait(60.0)
-
-    made.disk.script.append(waits)
-    first = made.call(Thing, "a", "put", "k", 1)
-    await asyncio.to_thread(under_way.wait, 60.0)
-    second = made.call(Thing, "b", "put", "k", 1)
-    await asyncio.sleep(0)
-    go_on.set()
-    await first.reply
+    second = await call_beside_a_commit(made)
     await second.reply
     assert len(made.disk.records) == 2
     made.committer.close()
